@@ -1,0 +1,184 @@
+"""Every error that dynflow raises on purpose.
+
+::
+
+    DynflowError
+    ├── GraphError              a graph file is wrong; `.problems` lists every fault with its place
+    ├── InputError              a request is empty, too long, or of a type the graph does not take
+    ├── ParamError              a param was set to a value outside its type or range
+    ├── MissingEnvironment      a model needs an environment variable that is not set
+    ├── MissingDependency       an optional package is not installed; names the command that installs it
+    ├── MissingModel            a model's files are not on this machine; names the command that gets them
+    ├── ArtefactError           a trained artefact is damaged, or made for something else
+    ├── NodeTimeout             a node took longer than its `timeout`
+    ├── DeadlineExceeded        the request's `limits.timeout` expired
+    ├── BudgetExceeded          a call could cost more than the limits allow
+    ├── Overloaded              a local model's queue is full
+    ├── RefusedByModel          a model declined to answer
+    ├── NodeFailed              a node failed without an exception of its own (a race that nobody won)
+    ├── NoEligibleAnswer        no way on from a node fits what the request needs
+    └── StreamInterrupted       an answer broke off after its first token; `.partial` holds what came
+
+Errors of model providers are langchain-core's `ModelError` family. A node's failure that no edge handles is raised
+as it is, with a note that names the node. `failure_kind` maps any exception to the closed set that edges compare
+with (`cloud.error == 'rate_limit'`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dynflow.language.source import Problem
+
+FailureKind = Literal[
+    "timeout", "deadline", "rate_limit", "auth", "budget", "unavailable", "invalid", "refused", "internal"
+]
+FAILURE_KINDS: tuple[str, ...] = get_args(FailureKind)
+
+
+class DynflowError(Exception):
+    """Base of all errors that dynflow raises on purpose."""
+
+    kind: FailureKind = "internal"
+
+
+class GraphError(DynflowError):
+    """A graph cannot be used; `problems` holds every fault that was found, in the order of the text."""
+
+    kind = "invalid"
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(problem.render() for problem in self.problems))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problems,)
+
+
+class InputError(DynflowError, ValueError):
+    """A request is empty, too long, or of a type that the graph does not take."""
+
+    kind = "invalid"
+
+
+class ParamError(DynflowError, ValueError):
+    """A param was set to a value outside its type or range, or does not exist."""
+
+    kind = "invalid"
+
+
+class MissingEnvironment(DynflowError):
+    """A model needs an environment variable that is not set; `variable` names it."""
+
+    kind = "auth"
+
+    def __init__(self, variable: str, needed_by: str) -> None:
+        self.variable = variable
+        self.needed_by = needed_by
+        super().__init__(f"{needed_by} needs the environment variable {variable}, which is not set: export {variable}=…")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.variable, self.needed_by)
+
+
+class MissingDependency(DynflowError, ImportError):
+    """An optional package is not installed; the message holds the command that installs it."""
+
+    kind = "unavailable"
+
+    def __init__(self, what: str, command: str) -> None:
+        self.what = what
+        self.command = command
+        super().__init__(f"{what} is not installed; install it with: {command}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.what, self.command)
+
+
+class MissingModel(DynflowError):
+    """A model's files are not on this machine; the message holds the command that gets them, where there is one."""
+
+    kind = "unavailable"
+
+
+class ArtefactError(DynflowError):
+    """A trained artefact is damaged, incomplete, or made for another model."""
+
+    kind = "unavailable"
+
+
+class NodeTimeout(DynflowError, TimeoutError):
+    """A node took longer than its `timeout`."""
+
+    kind = "timeout"
+
+
+class DeadlineExceeded(DynflowError, TimeoutError):
+    """The request's `limits.timeout` expired."""
+
+    kind = "deadline"
+
+
+class BudgetExceeded(DynflowError):
+    """A call could cost more than the limits allow, or its price is unknown while a limit is set."""
+
+    kind = "budget"
+
+
+class Overloaded(DynflowError):
+    """A local model's queue is full: the request was not taken."""
+
+    kind = "unavailable"
+
+
+class RefusedByModel(DynflowError):
+    """A model declined to answer (a content filter, a refusal field)."""
+
+    kind = "refused"
+
+
+class NodeFailed(DynflowError):
+    """A node failed without an exception of its own, such as a race that no member won."""
+
+
+class NoEligibleAnswer(DynflowError):
+    """No way on from a node fits what the request needs (tools, images, audio, context length)."""
+
+    kind = "invalid"
+
+
+class StreamInterrupted(DynflowError):
+    """An answer broke off after its first token; `partial` is what had arrived."""
+
+    kind = "unavailable"
+
+    def __init__(self, partial: Any, message: str) -> None:
+        self.partial = partial
+        self.message = message
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.partial, self.message)
+
+
+def failure_kind(error: BaseException) -> FailureKind:
+    """The value of a failed node's `error` port: the closed set that edges compare with."""
+    if isinstance(error, DynflowError):
+        return error.kind
+    from langchain_core import exceptions as lc
+
+    table: tuple[tuple[type[BaseException], FailureKind], ...] = (
+        (lc.ModelRateLimitError, "rate_limit"),
+        (lc.ModelAuthenticationError, "auth"),
+        (lc.ModelPermissionDeniedError, "auth"),
+        (lc.ModelTimeoutError, "timeout"),
+        (lc.ModelInvalidRequestError, "invalid"),
+        (lc.ContextOverflowError, "invalid"),
+        (lc.ModelError, "unavailable"),
+        (TimeoutError, "timeout"),
+        (ConnectionError, "unavailable"),
+    )
+    return next((kind for family, kind in table if isinstance(error, family)), "internal")

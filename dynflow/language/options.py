@@ -1,0 +1,69 @@
+"""Options: the typed fields of a node or a model, any of which may be a reference until it is resolved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidatorFunctionWrapHandler, field_validator
+
+from dynflow.language.references import AnyReference, find_references
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_duration(value: Any) -> Any:
+    """Seconds of `30s`, `500ms`, `2m` or `1h`. Raises `ValueError` where the unit is missing."""
+    if isinstance(value, float):
+        return value  # already seconds: a resolved or dumped option
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("a duration needs a unit, such as 30s, 500ms or 2m")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration, json_schema_input_type=Annotated[str, Field(pattern=rf"^{_DURATION.pattern}$")]),
+]
+
+
+class Options(BaseModel):
+    """Base of every typed option set: closed, immutable, and open to references in any field but `static`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    static: ClassVar[frozenset[str]] = frozenset()
+    """Fields that shape the graph and so must be literals."""
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _let_references_pass(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        return value if isinstance(value, AnyReference) else handler(value)
+
+    def references(self) -> dict[tuple[str | int, ...], AnyReference]:
+        """Every reference in the options, by its path."""
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        return dict(find_references(given))
+
+    def resolve(self, lookup: Callable[[AnyReference], Any]) -> Self:
+        """The same options with every reference replaced by its value, validated anew.
+
+        Raises pydantic's `ValidationError` where a value does not fit its field.
+        """
+        if not self.references():
+            return self
+        given = {name: _substitute(getattr(self, name), lookup) for name in self.model_fields_set}
+        return type(self).model_validate(given)
+
+
+def _substitute(value: Any, lookup: Callable[[AnyReference], Any]) -> Any:
+    if isinstance(value, AnyReference):
+        return lookup(value)
+    if isinstance(value, Mapping):
+        return {key: _substitute(item, lookup) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_substitute(item, lookup) for item in value]
+    return value

@@ -1,0 +1,62 @@
+"""What a graph says of a model: one closed set of options, common to all providers."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from dynflow.language.options import Duration, Options
+
+Provider = Literal["llama_cpp", "transformers", "litellm", "ollama", "encoder", "diffusers", "host"]
+PROVIDERS: tuple[str, ...] = get_args(Provider)
+
+
+class Price(BaseModel):
+    """USD per million tokens, and per second of local compute."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: float = Field(default=0.0, ge=0, description="USD per million prompt tokens")
+    output: float = Field(default=0.0, ge=0, description="USD per million completion tokens")
+    second: float = Field(default=0.0, ge=0, description="USD per second of compute, for local models")
+
+
+class Capabilities(BaseModel):
+    """What a model can take; unknown (None) never closes an edge."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tools: bool | None = Field(default=None, description="can call tools")
+    images: bool | None = Field(default=None, description="reads images")
+    audio: bool | None = Field(default=None, description="hears audio")
+    context: int | None = Field(default=None, gt=0, description="context window, in tokens")
+
+
+class ModelSettings(Options):
+    """One entry of `models:`. Secrets are typed secret; anything may come from `${env:NAME}`, read when used."""
+
+    static: ClassVar[frozenset[str]] = frozenset({"provider", "capabilities"})
+
+    provider: Provider = Field(description="which adapter talks to the model")
+    model: str = Field(default="", description="a hub id, a local folder or file, or embedded/<name>")
+    revision: str | None = Field(default=None, description="revision of a hub id")
+    api_key: SecretStr | None = Field(default=None, description="usually ${env:NAME}")
+    api_base: str | None = Field(default=None, description="URL of the service")
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_tokens: int | None = Field(default=None, gt=0, description="most tokens of one answer")
+    stop: list[str] | None = Field(default=None, description="texts that end an answer, left out of it")
+    seed: int | None = Field(default=None, ge=0, lt=2**31, description="makes sampling repeatable")
+    timeout: Duration | None = Field(default=None, description="for one call, such as 30s")
+    retries: int = Field(default=2, ge=0, le=10, description="further attempts after a passing failure")
+    threads: int | None = Field(default=None, gt=0, description="CPU threads of a local model")
+    queue: int = Field(default=64, gt=0, description="requests that may wait for a local model")
+    price: Price | None = Field(default=None, description="overrides the known price")
+    capabilities: Capabilities = Field(default=Capabilities(), description="overrides what is known of the model")
+
+    @model_validator(mode="after")
+    def _needs_a_name(self) -> Self:
+        if not self.model and self.provider != "host":
+            raise ValueError(f"provider {self.provider} needs `model:`")
+        return self

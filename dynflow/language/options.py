@@ -45,8 +45,7 @@ class Options(BaseModel):
 
     def references(self) -> dict[tuple[str | int, ...], AnyReference]:
         """Every reference in the options, by its path."""
-        given = {name: getattr(self, name) for name in type(self).model_fields}
-        return dict(find_references(given))
+        return dict(find_references(self._given()))
 
     def resolve(self, lookup: Callable[[AnyReference], Any]) -> Self:
         """The same options with every reference replaced by its value, validated anew.
@@ -55,8 +54,12 @@ class Options(BaseModel):
         """
         if not self.references():
             return self
-        given = {name: _substitute(getattr(self, name), lookup) for name in self.model_fields_set}
-        return type(self).model_validate(given)
+        return type(self).model_validate({name: _substitute(value, lookup) for name, value in self._given().items()})
+
+    def _given(self) -> dict[str, Any]:
+        """The fields that were set, under the names that the text uses."""
+        fields = type(self).model_fields
+        return {fields[name].alias or name: getattr(self, name) for name in fields if name in self.model_fields_set}
 
 
 def _substitute(value: Any, lookup: Callable[[AnyReference], Any]) -> Any:

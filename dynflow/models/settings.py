@@ -19,6 +19,9 @@ class Price(BaseModel):
 
     input: float = Field(default=0.0, ge=0, description="USD per million prompt tokens")
     output: float = Field(default=0.0, ge=0, description="USD per million completion tokens")
+    cached: float | None = Field(
+        default=None, ge=0, description="USD per million prompt tokens read from the provider's cache; unset: as input"
+    )
     second: float = Field(default=0.0, ge=0, description="USD per second of compute, for local models")
 
 

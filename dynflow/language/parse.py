@@ -1,0 +1,234 @@
+"""Text → GraphSpec, with every fault of the text found at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from dynflow.language.reader import decode, read
+from dynflow.language.references import EnvironmentReference, ReferenceSyntaxError, parse_reference
+from dynflow.language.source import Source, did_you_mean
+from dynflow.language.spec import CommonOptions, EdgeSpec, GraphSpec, InputBody, Limits, ParamBody
+from dynflow.models.settings import PROVIDERS, Capabilities, ModelSettings, Price
+
+M = TypeVar("M", bound=BaseModel)
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "params": ParamBody,
+    "inputs": InputBody,
+    "models": ModelSettings,
+    "limits": Limits,
+}
+
+
+def parse(data: bytes | str, file: str = "<string>") -> tuple[Source, GraphSpec | None]:
+    """The source with its problems, and the spec where the text holds one.
+
+    A spec can come with problems: its edges and options are then still worth checking, but it must not run.
+    """
+    source = decode(data, file)
+    raw = read(source)
+    if source.problems and raw is None:
+        return source, None
+    if not isinstance(raw, dict):
+        what = "is empty" if raw is None else f"is {_kind(raw)}"
+        source.report("not_a_graph", f"a graph is a mapping with version, nodes and edges; this {what}")
+        return source, None
+    if not isinstance(raw.get("version"), int) or raw.get("version") != 1 or isinstance(raw.get("version"), bool):
+        if "version" in raw:
+            source.report("version", f"version {raw['version']!r} is not known here; write `version: 1`", ("version",))
+        else:
+            source.report("missing_key", "`version: 1` is missing at the top")
+        raw["version"] = 1
+    known = {name: value for name, value in raw.items() if not name.startswith("x-")}
+    for section in ("nodes", "models"):
+        if isinstance(known.get(section), dict):
+            known[section] = {
+                name: _with_references(value, (section, name), source) for name, value in known[section].items()
+            }
+    for section in ("params", "inputs", "limits"):
+        _refuse_references(known.get(section), (section,), source)
+    _check_nodes_are_mappings(known, source)
+    return source, validated(GraphSpec, known, (), source)
+
+
+def _with_references(value: Any, path: tuple[str | int, ...], source: Source) -> Any:
+    """The value with each `${…}` scalar parsed."""
+    if isinstance(value, dict):
+        return {key: _with_references(item, (*path, key), source) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_references(item, (*path, index), source) for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    try:
+        reference = parse_reference(value)
+    except ReferenceSyntaxError as error:
+        source.report("reference_syntax", str(error), path)
+        return value
+    if isinstance(reference, EnvironmentReference) and path[0] != "models":
+        source.report("environment_reference", "${env:…} belongs under models, where secrets and addresses sit", path)
+    return value if reference is None else reference
+
+
+def _refuse_references(value: Any, path: tuple[str | int, ...], source: Source) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key != "help":
+                _refuse_references(item, (*path, key), source)
+    elif isinstance(value, str) and "${" in value:
+        source.report("reference_place", "references stand in options of nodes and models only", path)
+
+
+def _check_nodes_are_mappings(raw: dict[str, Any], source: Source) -> None:
+    """A node that is no mapping would be reported in words of our own internals."""
+    nodes = raw.get("nodes")
+    if isinstance(nodes, dict):
+        for name in [name for name, value in nodes.items() if not isinstance(value, dict)]:
+            source.report("wrong_type", f"node {name!r} is a mapping with `type:`, not {_kind(nodes[name])}", ("nodes", name))
+            del nodes[name]
+
+
+def validated(model: type[M], raw: Any, base: tuple[str | int, ...], source: Source) -> M | None:
+    """The model made of `raw`, whose root stands at `base`; faults are reported there and the rest kept where it can be.
+
+    Each round drops the faulty entries and tries again, so that one fault does not hide those the graph would show.
+    """
+    dropped = False
+    for _ in range(3):
+        try:
+            return model.model_validate(raw)
+        except ValidationError as error:
+            faults = error.errors(include_url=False)
+            for fault in faults:
+                if fault["type"] == "too_short" and dropped:
+                    continue  # we emptied it ourselves
+                _report(fault, model, raw, base, source)
+            if not all(_drop(raw, _raw_path(fault["loc"], raw)) for fault in faults):
+                return None
+            dropped = True
+    return None
+
+
+def _raw_path(loc: Sequence[str | int], raw: Any) -> tuple[str | int, ...]:
+    """A pydantic location as a path in the text: without the steps that only our models have."""
+    path: list[str | int] = []
+    at = raw
+    for step in loc:
+        if step == "[key]":
+            break
+        if isinstance(at, dict) and step in at:
+            path.append(step)
+            at = at[step]
+        elif isinstance(at, list) and isinstance(step, int) and step < len(at):
+            path.append(step)
+            at = at[step]
+        elif step in ("common", "options", "default") or str(step).endswith(("]", ")")):
+            continue
+        else:
+            path.append(step)
+            at = None
+    return tuple(path)
+
+
+def _drop(raw: Any, path: tuple[str | int, ...]) -> bool:
+    """Remove the smallest part of the text that holds the fault and may be missing; False where there is none."""
+    depth = {"params": 2, "inputs": 2, "models": 2, "nodes": 2, "edges": 2}.get(str(path[0]), 1) if path else 0
+    target = path[:depth]
+    if not target or target in (("version",),):
+        return False
+    parent = raw
+    for step in target[:-1]:
+        if not isinstance(parent, (dict, list)):
+            return False
+        parent = parent[step]  # type: ignore[index]
+    if isinstance(parent, dict):
+        parent.pop(target[-1], None)
+        return target[0] not in ("nodes", "edges") or len(target) > 1
+    if isinstance(parent, list) and isinstance(target[-1], int) and target[-1] < len(parent):
+        parent[target[-1]] = {"from": "", "to": ""}  # keeps the places of the edges behind it
+    return isinstance(parent, list)
+
+
+def _report(fault: Any, model: type[BaseModel], raw: Any, base: tuple[str | int, ...], source: Source) -> None:
+    loc, kind, context = fault["loc"], fault["type"], fault.get("ctx", {})
+    path = _raw_path(loc, raw)
+    full = (*base, *path)
+    name = str(path[-1]) if path else ""
+    if "[key]" in loc:
+        source.report("bad_name", _message(fault), full, key=True)
+    elif kind == "extra_forbidden":
+        hint = did_you_mean(name, _known_keys(model, path))
+        if path[:1] == ("edges",):
+            hint += "; a `when` with , [ ] { } # or ': ' must be quoted"
+        source.report("unknown_key", f"{name!r} is not known here{hint}", full, key=True)
+    elif kind == "missing":
+        source.report("missing_key", f"`{name}:` is missing", full[:-1], key=True)
+    elif kind == "literal_error" and name == "provider":
+        hint = did_you_mean(str(fault["input"]), PROVIDERS)
+        source.report("unknown_provider", f"{fault['input']!r} is no provider{hint}", full)
+    elif kind == "too_short":
+        source.report("missing_key", f"{_what(path)} is empty; a graph has at least one entry there", full, key=True)
+    elif kind == "literal_error":
+        source.report("bad_value", f"{fault['input']!r} is none of {context.get('expected')}", full)
+    elif kind.endswith("_type") or kind in ("int_from_float", "bool_parsing", "int_parsing", "float_parsing"):
+        source.report("wrong_type", f"{_what(path)} {_wanted(kind)}, this is {_kind(fault['input'])}", full)
+    else:
+        source.report("bad_value", f"{_what(path)}: {_message(fault)}", full)
+
+
+def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
+    section: type[BaseModel] = model
+    if model is GraphSpec and len(path) > 1:
+        if path[0] == "edges":
+            section = EdgeSpec
+        elif path[0] == "nodes":
+            section = CommonOptions
+        else:
+            section = _SECTIONS.get(str(path[0]), model)
+    nested: dict[str, type[BaseModel]] = {"price": Price, "capabilities": Capabilities}
+    if len(path) > 1 and path[-2] in nested:
+        section = nested[str(path[-2])]
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _message(fault: Mapping[str, Any]) -> str:
+    text = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return text[:1].lower() + text[1:]
+
+
+def _what(path: tuple[str | int, ...]) -> str:
+    names = [str(step) for step in path if not isinstance(step, int)]
+    return f"`{names[-1]}`" if names else "this"
+
+
+def _wanted(kind: str) -> str:
+    words = {
+        "string": "takes text",
+        "int": "takes a whole number",
+        "float": "takes a number",
+        "bool": "takes true or false",
+        "dict": "takes a mapping",
+        "model": "takes a mapping",
+        "list": "takes a list",
+        "tuple": "takes a list",
+    }
+    return words.get(kind.split("_")[0], "takes another type")
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case None:
+            return "empty"
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return f"the number {value}"
+        case str():
+            return f"the text {value[:40]!r}"
+        case list():
+            return "a list"
+        case dict():
+            return "a mapping"
+        case _:
+            return f"the reference {value}"

@@ -1,0 +1,243 @@
+"""YAML text → plain values with their places. YAML 1.2 scalars; hostile input is refused, never expanded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from dynflow.language.source import Place, Source
+
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 24
+MAX_VALUES = 20_000
+_MAX_DIGITS = 64
+
+_INTEGER = re.compile(r"[-+]?[0-9]+")
+_OCTAL = re.compile(r"0o[0-7]+")
+_HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_CONSTANTS: dict[str, Any] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf"), float("inf")),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
+}
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Unreadable(Exception):  # noqa: N818 - control flow inside this module: the problem is already reported
+    """The text is no YAML that dynflow reads."""
+
+
+@dataclass(slots=True)
+class _Tree:
+    place: Place
+    value: Any = None  # of a scalar
+    items: list[_Tree] | None = None
+    pairs: list[tuple[str, Place, _Tree]] | None = None
+    merged: list[_Tree] = field(default_factory=list)
+
+
+def resolve_plain(text: str) -> Any:
+    """The value of a plain scalar under the YAML 1.2 core schema: `on`, `no`, `12:30` are text, `010` is ten."""
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    if len(text) > _MAX_DIGITS:
+        return text
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if _OCTAL.fullmatch(text):
+        return int(text[2:], 8)
+    if _HEXADECIMAL.fullmatch(text):
+        return int(text[2:], 16)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    return text
+
+
+def decode(data: bytes | str, file: str) -> Source:
+    """A source from a file's bytes; the problem is reported in it where they are no text that can be read."""
+    try:
+        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+        size = len(data) if isinstance(data, bytes) else len(data.encode("utf-8"))
+    except UnicodeError as error:
+        source = Source("", file)
+        source.report_at("not_text", f"the file is not UTF-8 text ({error.__class__.__name__})", Place())
+        return source
+    if size > MAX_BYTES:
+        source = Source(text[:200], file)
+        source.report_at("too_large", f"the file has {size:,} bytes; a graph may have {MAX_BYTES:,}", Place())
+        return source
+    return Source(text, file)
+
+
+def read(source: Source) -> Any:
+    """The plain value of a source's text; places go into the source, so do problems (then the value is None)."""
+    if source.problems:
+        return None
+    try:
+        tree = _compose(source)
+        return _plain(tree, (), source, [0]) if tree is not None else None
+    except Unreadable:
+        return None
+    except yaml.YAMLError as error:
+        _report_syntax(source, error)
+        return None
+
+
+def _place(event: Any) -> Place:
+    start, end = event.start_mark, event.end_mark
+    length = end.column - start.column if end.line == start.line else 1
+    return Place(start.line + 1, start.column + 1, max(1, length))
+
+
+def _compose(source: Source) -> _Tree | None:
+    """Build the tree from parser events, with an explicit stack: depth is ours to bound, not the interpreter's."""
+    anchors: dict[str, _Tree] = {}
+    root: _Tree | None = None
+    stack: list[tuple[_Tree, list[Any]]] = []  # the open collection and, for a mapping, its pending key
+    documents = 0
+
+    def attach(tree: _Tree, event: Any) -> None:
+        nonlocal root
+        if not stack:
+            root = tree
+            return
+        parent, pending = stack[-1]
+        if parent.items is not None:
+            parent.items.append(tree)
+        elif not pending:
+            if not isinstance(event, yaml.ScalarEvent):
+                _refuse(source, "bad_key", "a key must be plain text", tree.place)
+            pending.append((str(event.value), tree.place))
+        else:
+            name, place = pending.pop()
+            if name == "<<" and parent.pairs is not None:
+                parent.merged.extend(_merge_sources(source, tree, place))
+            elif parent.pairs is not None:
+                parent.pairs.append((name, place, tree))
+
+    for event in _events(source):
+        if isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+            if documents > 1:
+                _refuse(source, "many_documents", "a graph is one YAML document; remove the second `---`", _place(event))
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in anchors:
+                hint = _when_hint(source, event.start_mark.line)
+                _refuse(source, "unknown_anchor", f"no anchor &{event.anchor} stands before this alias{hint}", _place(event))
+            if any(tree is anchors[event.anchor] for tree, _ in stack):
+                _refuse(source, "alias_bomb", f"&{event.anchor} holds itself", _place(event))
+            attach(anchors[event.anchor], event)
+        elif isinstance(event, (yaml.ScalarEvent, yaml.SequenceStartEvent, yaml.MappingStartEvent)):
+            if event.tag is not None:
+                hint = _when_hint(source, event.start_mark.line)
+                _refuse(source, "tag", f"tags such as {event.tag!r} are not part of the language{hint}", _place(event))
+            tree = _Tree(_place(event))
+            if event.anchor:
+                anchors[event.anchor] = tree
+            attach(tree, event)
+            if isinstance(event, yaml.ScalarEvent):
+                tree.value = resolve_plain(event.value) if event.implicit[0] else event.value
+            else:
+                if len(stack) >= MAX_DEPTH:
+                    _refuse(source, "too_deep", f"nested more than {MAX_DEPTH} levels deep", tree.place)
+                tree.items = [] if isinstance(event, yaml.SequenceStartEvent) else None
+                tree.pairs = None if tree.items is not None else []
+                stack.append((tree, []))
+        elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
+            stack.pop()
+    return root
+
+
+def _events(source: Source) -> Iterator[Any]:
+    loader = _LOADER(source.text)
+    try:
+        while loader.check_event():
+            yield loader.get_event()
+    finally:
+        loader.dispose()
+
+
+def _merge_sources(source: Source, tree: _Tree, place: Place) -> list[_Tree]:
+    trees = tree.items if tree.items is not None else [tree]
+    if any(item.pairs is None for item in trees):
+        _refuse(source, "bad_merge", "`<<` takes a mapping or a list of mappings", place)
+    return trees
+
+
+def _plain(tree: _Tree, path: tuple[str | int, ...], source: Source, count: list[int]) -> Any:
+    """Plain values; every visit counts, so an alias bomb stops at MAX_VALUES however it is built."""
+    count[0] += 1
+    if count[0] > MAX_VALUES or len(path) > 2 * MAX_DEPTH:
+        _refuse(source, "alias_bomb", f"the aliases expand to more than {MAX_VALUES:,} values", tree.place)
+    source.values[path] = tree.place
+    if tree.items is not None:
+        return [_plain(item, (*path, index), source, count) for index, item in enumerate(tree.items)]
+    if tree.pairs is None:
+        return tree.value
+    result: dict[str, Any] = {}
+    for name, place, item in _pairs(tree, source, count):
+        source.keys[(*path, name)] = place
+        result[name] = _plain(item, (*path, name), source, count)
+    return result
+
+
+def _pairs(tree: _Tree, source: Source, count: list[int]) -> list[tuple[str, Place, _Tree]]:
+    """The pairs of a mapping: its own first, then merged ones that it does not override."""
+    seen: dict[str, tuple[str, Place, _Tree]] = {}
+    for name, place, item in tree.pairs or ():
+        if name in seen:
+            first = seen[name][1].line
+            source.report_at("duplicate_key", f"{name!r} is given twice (first in line {first})", place)
+            continue
+        seen[name] = (name, place, item)
+    for merged in tree.merged:
+        count[0] += len(merged.pairs or ())
+        if count[0] > MAX_VALUES:
+            _refuse(source, "alias_bomb", f"the aliases expand to more than {MAX_VALUES:,} values", tree.place)
+        for name, place, item in _pairs(merged, source, count):
+            seen.setdefault(name, (name, place, item))
+    return list(seen.values())
+
+
+def _refuse(source: Source, code: str, text: str, place: Place) -> None:
+    source.report_at(code, text, place)
+    raise Unreadable
+
+
+def _when_hint(source: Source, line: int) -> str:
+    text = source.lines[line] if line < len(source.lines) else ""
+    return "; quote a `when` that begins with a quote, ! or *" if "when:" in text else ""
+
+
+def _report_syntax(source: Source, error: yaml.YAMLError) -> None:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).split("\n", 1)[0]
+    place = Place(mark.line + 1, mark.column + 1) if mark else Place()
+    if mark is None and isinstance(getattr(error, "position", None), int):
+        before = source.text[: error.position]  # type: ignore[attr-defined]
+        place = Place(before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
+    context = getattr(error, "context_mark", None)
+    first = context.line if context else place.line - 1
+    lines = source.lines[max(0, min(first, place.line - 2)) : place.line]
+    flow_reference = next((line for line in lines if re.search(r"[{\[,:]\s*\$\{|\$\{[^}]*\}\s*[,}\]]", line)), None)
+    if flow_reference is not None and re.search(r"[{\[][^'\"]*\$\{", flow_reference):
+        number = source.lines.index(flow_reference) + 1
+        place = Place(number, flow_reference.index("${") + 1, 2)
+        source.report_at(
+            "flow_reference", "inside {…} or […] YAML cannot hold an unquoted ${…}: use block style, or quote it", place
+        )
+        return
+    if any("\t" in line[: len(line) - len(line.lstrip())] for line in lines):
+        what = f"{what}; YAML indents with blanks, not tabs"
+    hint = "; a `when` with , [ ] { } # or ': ', or beginning with a quote, ! or *, must be quoted"
+    if any("when:" in line for line in lines):
+        what = f"{what}{hint}"
+    source.report_at("syntax", f"this is not YAML: {what}", place)

@@ -1,0 +1,188 @@
+"""The language's words as pydantic models. What a graph says, before anything is known of node types or the graph."""
+
+from __future__ import annotations
+
+import keyword
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
+
+from dynflow.language.options import Duration, Options
+from dynflow.language.references import IDENTIFIER
+from dynflow.language.types import DECLARABLE
+from dynflow.models.settings import ModelSettings
+
+RESERVED = frozenset("start end input params budget env len min max abs true false null".split())
+START = "start"
+END = "end"
+
+
+def identifier(value: str) -> str:
+    """An id or param name. Raises `ValueError` that says which names there are."""
+    if not IDENTIFIER.fullmatch(value):
+        raise ValueError(f"{value!r} is no name: begin with a small letter, then small letters, digits and _")
+    if value in RESERVED or keyword.iskeyword(value):
+        raise ValueError(f"{value!r} is a reserved word; choose another name")
+    return value
+
+
+Identifier = Annotated[str, AfterValidator(identifier)]
+
+
+def _scalar(value: Any) -> Any:
+    if not isinstance(value, (bool, int, float, str)):
+        raise ValueError("takes a number, true or false, or text")
+    return value
+
+
+# Checked as a whole first: a union would report one fault for each of its members.
+Scalar = Annotated[StrictBool | StrictInt | StrictFloat | StrictStr, BeforeValidator(_scalar)]
+Role = Literal["signal", "answer"]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+def _default_form(value: Any) -> Any:
+    """A param may be given as its default alone."""
+    return value if isinstance(value, dict) else {"default": value}
+
+
+class ParamBody(_Closed):
+    """A knob: its default gives its type; `tune: true` (with min and max) lets calibration set it."""
+
+    default: Scalar = Field(description="the value until something sets another")
+    min: float | None = Field(default=None, description="least value")
+    max: float | None = Field(default=None, description="greatest value")
+    help: str | None = Field(default=None, description="what the knob does")
+    tune: bool = Field(default=False, description="calibration may set it; needs min and max")
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> Self:
+        bounded = self.min is not None or self.max is not None
+        number = isinstance(self.default, (int, float)) and not isinstance(self.default, bool)
+        if isinstance(self.default, float) and not math.isfinite(self.default):
+            raise ValueError("a default must be a finite number")
+        if bounded and not number:
+            raise ValueError("min and max are for numbers")
+        if self.tune and (self.min is None or self.max is None):
+            raise ValueError("tune: true needs min and max")
+        self.check(self.default)
+        return self
+
+    def check(self, value: Any) -> Scalar:
+        """The value, of the default's type and within the bounds. Raises `ValueError`."""
+        kind = type(self.default)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not kind:
+            raise ValueError(f"{value!r} is no {_KIND_NAMES[kind]}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{value!r} is no finite number")
+        if self.min is not None and isinstance(value, (int, float)) and value < self.min:
+            raise ValueError(f"{value} is below its least value {self.min:g}")
+        if self.max is not None and isinstance(value, (int, float)) and value > self.max:
+            raise ValueError(f"{value} is above its greatest value {self.max:g}")
+        return value  # type: ignore[no-any-return]
+
+
+_KIND_NAMES: dict[type, str] = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+ParamSpec = Annotated[
+    ParamBody, BeforeValidator(_default_form, json_schema_input_type=ParamBody | Scalar)
+]
+
+
+def _input_form(value: Any) -> Any:
+    return {"type": value} if isinstance(value, str) else value
+
+
+def _declarable(value: str) -> str:
+    if value not in DECLARABLE:
+        raise ValueError(f"{value!r} is no type; there are {', '.join(DECLARABLE)}")
+    return value
+
+
+TypeName = Annotated[str, AfterValidator(_declarable), Field(json_schema_extra={"enum": list(DECLARABLE)})]
+
+
+class InputBody(_Closed):
+    """A further key of the request; without a default it must be given."""
+
+    type: TypeName
+    default: Scalar | None = None
+    help: str | None = None
+
+
+InputSpec = Annotated[InputBody, BeforeValidator(_input_form, json_schema_input_type=InputBody | TypeName)]
+
+
+class CommonOptions(Options):
+    """Options of every node, whatever its type."""
+
+    type: str = Field(description="a registered node type; `dynflow nodes` lists them")
+    timeout: Duration | None = Field(default=None, description="the node fails (`timeout`) after this long, such as 30s")
+    buffer: bool = Field(default=False, description="collect the answer first: keeps failure edges after the first token")
+    on_failure: dict[str, Any] | None = Field(
+        default=None, description="a signal's port values when it fails: the walk goes on as if it had succeeded"
+    )
+    role: Role | None = Field(default=None, description="`signal`: a step; `answer`: its output can be the result")
+
+
+class NodeSpec(_Closed):
+    """One node: the common options, and those of its type, which the node type checks."""
+
+    common: CommonOptions
+    options: dict[str, Any]
+
+
+def _split_options(value: Any) -> Any:
+    if not isinstance(value, dict) or set(value) == {"common", "options"}:
+        return value
+    common = {name: item for name, item in value.items() if name in CommonOptions.model_fields}
+    return {"common": common, "options": {name: item for name, item in value.items() if name not in common}}
+
+
+class EdgeSpec(_Closed):
+    """A way out of a node; the first whose `when` is true is taken."""
+
+    source: str = Field(alias="from", description="a node id, or start")
+    target: str = Field(alias="to", description="a node id, or end")
+    when: str | None = Field(default=None, description="a condition; the edge without one is the default and comes last")
+
+
+class Limits(_Closed):
+    """What one request, and one day, may cost and take."""
+
+    usd_per_request: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    usd_per_day: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    timeout: Duration | None = None
+    max_input_tokens: int | None = Field(default=None, gt=0, strict=True)
+    max_tokens: int | None = Field(default=None, gt=0, strict=True)
+
+
+class GraphSpec(_Closed):
+    """A whole graph, version 1 of the language."""
+
+    version: Literal[1] = Field(description="version of the language")
+    name: str | None = None
+    description: str | None = None
+    inputs: dict[Identifier, InputSpec] = Field(default_factory=dict, description="further request keys")
+    params: dict[Identifier, ParamSpec] = Field(default_factory=dict, description="the knobs")
+    models: dict[Identifier, ModelSettings] = Field(default_factory=dict, description="declared once, used by name")
+    nodes: dict[Identifier, Annotated[NodeSpec, BeforeValidator(_split_options)]] = Field(min_length=1)
+    edges: list[EdgeSpec] = Field(min_length=1)
+    limits: Limits = Limits()
+    baseline: str | None = Field(default=None, description="the answer that savings are compared with")

@@ -1,0 +1,145 @@
+"""What the nodes of one flow use: models, the host's runnables, inner flows. Made on first use, shared by all requests."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import Runnable
+
+from dynflow.errors import InputError, MissingDependency, MissingEnvironment
+from dynflow.graph import CheckedGraph
+from dynflow.language.references import AnyReference, EnvironmentReference
+from dynflow.language.source import did_you_mean
+from dynflow.models.known import Known, known
+from dynflow.models.settings import ModelSettings
+from dynflow.node import Node
+
+if TYPE_CHECKING:
+    from dynflow.flow import Flow
+
+
+class FlowResources:
+    """The `Resources` of a flow's nodes, and the nodes themselves."""
+
+    def __init__(
+        self,
+        graph: CheckedGraph,
+        folder: Path | None,
+        runnables: Mapping[str, Any],
+        models: Mapping[str, Any],
+        subflow: Callable[[str], Flow],
+    ) -> None:
+        self.graph = graph
+        self.folder = folder
+        self._runnables = runnables
+        self._host_models = models
+        self._subflow = subflow
+        self._lock = threading.RLock()
+        self._models: dict[str, tuple[ModelSettings, BaseChatModel]] = {}
+        self._known: dict[str, Known] = {}
+        self._nodes: dict[str, Node] = {}
+        self._warm: set[str] = set()
+        self._subflows: dict[str, Flow] = {}
+
+    def node(self, name: str) -> Node:
+        """The node; its first use warms it up."""
+        node = self._nodes.get(name)
+        if node is not None and name in self._warm:
+            return node
+        with self._lock:
+            node = self.cold_node(name)
+            if name not in self._warm:
+                node.warm_up()
+                self._warm.add(name)
+        return node
+
+    def cold_node(self, name: str) -> Node:
+        """The node, not warmed up."""
+        with self._lock:
+            if name not in self._nodes:
+                plan = self.graph.nodes[name]
+                self._nodes[name] = plan.cls(name, plan.options, self)
+            return self._nodes[name]
+
+    def close(self) -> None:
+        """Free what nodes and models have loaded; the next request loads it anew."""
+        with self._lock:
+            for name in self._warm:
+                self._nodes[name].close()
+            for _, model in self._models.values():
+                release = getattr(model, "close", None)
+                if callable(release):
+                    release()
+            for flow in self._subflows.values():
+                flow.close()
+            self._warm.clear()
+            self._models.clear()
+
+    def model_settings(self, name: str) -> ModelSettings:
+        """The entry of `models:`, references unresolved."""
+        return self.graph.spec.models[name]
+
+    def known(self, name: str) -> Known:
+        """Price and capabilities; environment values that are not set count as unknown."""
+        found = self._known.get(name)
+        if found is None:
+            settings = self.model_settings(name)
+            found = self._known[name] = known(settings.resolve(_environment_or_nothing))
+        return found
+
+    def chat_model(self, name: str) -> BaseChatModel:
+        """The chat model of an entry, made on first use and again when its environment values change.
+
+        Raises `MissingEnvironment`, `MissingDependency`, `MissingModel`, `InputError`.
+        """
+        if name in self._host_models:
+            model = self._host_models[name]
+            if not isinstance(model, BaseChatModel):
+                raise InputError(f"the host's model {name!r} is {type(model).__name__}, not a LangChain chat model")
+            return model
+        settings = self.model_settings(name)
+        if settings.provider == "host":
+            raise MissingDependency(f"the host's model {name!r}", f"load(…, models={{{name!r}: <chat model>}})")
+        if settings.references():
+            settings = settings.resolve(lambda reference: _environment(reference, name))
+        with self._lock:
+            made = self._models.get(name)
+            if made is None or made[0] != settings:
+                from dynflow.models.store import create
+
+                made = self._models[name] = (settings, create(settings, name, self.folder))
+        return made[1]
+
+    def runnable(self, name: str) -> Runnable[Any, Any]:
+        """A runnable of the host. Raises `MissingDependency` where it was not handed over."""
+        if name not in self._runnables:
+            hint = did_you_mean(name, self._runnables)
+            raise MissingDependency(f"the host's runnable {name!r}{hint}", f"load(…, runnables={{{name!r}: <runnable>}})")
+        from langchain_core.runnables.base import coerce_to_runnable
+
+        return coerce_to_runnable(self._runnables[name])
+
+    def subflow(self, uses: str) -> Flow:
+        """An inner flow, made once."""
+        with self._lock:
+            if uses not in self._subflows:
+                self._subflows[uses] = self._subflow(uses)
+            return self._subflows[uses]
+
+
+def _environment(reference: AnyReference, model: str) -> str:
+    assert isinstance(reference, EnvironmentReference)
+    value = os.environ.get(reference.name) or reference.default
+    if value is None:
+        raise MissingEnvironment(reference.name, f"model {model!r}")
+    return value
+
+
+def _environment_or_nothing(reference: AnyReference) -> str | None:
+    assert isinstance(reference, EnvironmentReference)
+    return os.environ.get(reference.name) or reference.default

@@ -1,0 +1,362 @@
+"""One request on its way: the walk's bookkeeping (time, money, record) around each visit of a node."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableConfig
+from pydantic import ValidationError
+
+from dynflow.errors import DeadlineExceeded, DynflowError, InputError, NodeTimeout, NoEligibleAnswer, failure_kind
+from dynflow.graph import CheckedGraph, NodePlan
+from dynflow.language.evaluate import UNKNOWN
+from dynflow.language.references import AnyReference, Reference
+from dynflow.ledger import Budget, Entry, Ledger, Usage, cost
+from dynflow.models.known import Known
+from dynflow.node import Call, Member, Node, Output
+from dynflow.request import Request
+from dynflow.trace import METADATA_KEY, FlowResult, Trace, Visited
+from dynflow.walk import Decision, State, Walk, closed_nodes
+
+_UNBILLED = frozenset({"auth", "invalid", "rate_limit", "budget"})
+"""Failures after which upstream surely billed nothing."""
+
+
+class FlowParts(Protocol):
+    """What a session needs of its flow."""
+
+    graph: CheckedGraph
+
+    def node(self, name: str) -> Node:
+        """The node, ready to run."""
+        ...
+
+    def known(self, model: str) -> Known:
+        """Price and capabilities of an entry of `models:`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Enclosing:
+    """What a request inside a sub-graph shares with the request around it; `results` takes its outcome."""
+
+    deadline: float
+    budget: Budget
+    results: list[FlowResult[Any]] = field(default_factory=list)
+    sessions: list[Session] = field(default_factory=list)
+    """The inner requests, so that their cost and record are kept also where they failed."""
+
+
+@dataclass(slots=True)
+class Visit:
+    """One node that is to be run for this request. `live`: its chunks go out as they come."""
+
+    node_id: str
+    plan: NodePlan
+    live: bool
+    decision: Decision | None
+    """The edge that led here; None for a member of a group."""
+    seconds_left: float = math.inf
+    expiry: type[NodeTimeout | DeadlineExceeded] = NodeTimeout
+    """Which error it is to take longer than `seconds_left`."""
+    interruptible: bool = False
+    called_off: bool = False
+    reserved: float = 0.0
+    inner: list[Enclosing] = field(default_factory=list)
+    """What was handed to sub-graphs."""
+
+    def call_off(self) -> None:
+        """Nobody waits for this visit any more."""
+        self.called_off = True
+
+    def expired(self) -> NodeTimeout | DeadlineExceeded:
+        """The error of a visit that took too long."""
+        limit = "limits.timeout" if self.expiry is DeadlineExceeded else "its timeout"
+        return self.expiry(f"node {self.node_id!r} did not finish within {limit}")
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a visit ended: with an output or an error, after so many seconds."""
+
+    seconds: float
+    output: Output | None = None
+    error: Exception | None = None
+
+
+class Session:
+    """Walks one request: `next` says what to run, `complete` takes how it went, `result` ends it."""
+
+    def __init__(
+        self,
+        flow: FlowParts,
+        request: Request,
+        params: Mapping[str, Any],
+        budget: Budget,
+        configurable: Mapping[str, Any],
+        enclosing: Enclosing | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        graph = flow.graph
+        limits = graph.spec.limits
+        self.flow = flow
+        self.graph = graph
+        self.request = request
+        self.params = params
+        self.budget = budget
+        self.enclosing = enclosing
+        self.configurable = configurable
+        self.clock = clock
+        self.deadline: float | None = None
+        """When the request's time is up; it runs from the first visit, not while a batch queues."""
+        if limits.max_input_tokens is not None and request.tokens > limits.max_input_tokens:
+            raise InputError(
+                f"the request has about {request.tokens:,} tokens; limits.max_input_tokens is {limits.max_input_tokens:,}"
+            )
+        self.walk = Walk(graph, self._outside, self._closed())
+        self.trace = Trace(graph.spec.name or "graph")
+        self.ledger = Ledger(baseline=graph.spec.baseline)
+        self._values: dict[str, Any] = {}
+        self._errors: dict[str, Exception] = {}
+        if enclosing is not None:
+            enclosing.sessions.append(self)
+
+    # What conditions and references read
+
+    def _outside(self, owner: str, name: str) -> Any:
+        if owner == "params":
+            return self.params[name]
+        if owner == "input":
+            return self.request.port(name)
+        if name == "seconds_left":
+            return self.seconds_left()
+        return self.budget.request_left if name == "request_left_usd" else self.budget.day_left
+
+    def _read(self, reference: AnyReference) -> Any:
+        assert isinstance(reference, Reference)
+        for owner, port in reference.targets:
+            name, _, key = port.partition(".")
+            value = self.walk.lookup(owner, name)
+            if key and isinstance(value, Mapping):
+                value = value.get(key, UNKNOWN)
+            if value is not UNKNOWN:
+                return value
+        return None
+
+    def _closed(self) -> frozenset[str]:
+        request = self.request
+
+        def lacks(model: str) -> bool:
+            has = self.flow.known(model).capabilities
+            return (
+                (has.context is not None and request.tokens > has.context)
+                or (request.has_tools and has.tools is False)
+                or (request.has_images and has.images is False)
+                or (request.has_audio and has.audio is False)
+            )
+
+        if not any(lacks(model) for model in self.graph.spec.models):
+            return frozenset()
+        return closed_nodes(self.graph, lacks)
+
+    # The way
+
+    def next(self) -> Visit | None:
+        """The next node to run, or None at the end.
+
+        Raises the error of a failed node that no edge handles, and `NoEligibleAnswer`.
+        """
+        failed_at = self.walk.at
+        try:
+            decision = self.walk.advance()
+        except NoEligibleAnswer as error:
+            if failed_at in self._errors:
+                raise error from self._errors[failed_at]
+            raise
+        if decision is None:
+            error = self._errors[failed_at]
+            if not any("in node" in note for note in getattr(error, "__notes__", ())):
+                error.add_note(f"in node {failed_at!r} of graph {self.trace.graph!r}; no edge handles its failure")
+            raise error
+        return None if self.walk.finished else self.visit(decision.target, decision)
+
+    def visit(self, node_id: str, decision: Decision | None = None, *, interruptible: bool = False) -> Visit:
+        """A visit of a node: the walk's next one, or a group's member."""
+        plan = self.graph.nodes[node_id]
+        live = decision is not None and node_id in self.graph.live
+        return Visit(node_id, plan, live, decision, interruptible=interruptible)
+
+    def seconds_left(self) -> float:
+        """Seconds until the request's deadline; the first look at it starts its time."""
+        if self.deadline is None:
+            timeout = self.graph.spec.limits.timeout
+            self.deadline = self.clock() + timeout if timeout is not None else math.inf
+            if self.enclosing is not None:
+                self.deadline = min(self.deadline, self.enclosing.deadline)
+        return self.deadline - self.clock()
+
+    def begin(self, visit: Visit) -> None:
+        """Give a visit its time, as it starts to run."""
+        left, own = self.seconds_left(), visit.plan.common.timeout
+        visit.expiry = DeadlineExceeded
+        if own is not None and own <= left:
+            left, visit.expiry = own, NodeTimeout
+        elif left <= 0 and visit.plan.model is None and not visit.plan.members:
+            left = math.inf  # past the deadline no model is called; a canned reply may still go out
+        visit.seconds_left = left
+        visit.interruptible = visit.interruptible or left < math.inf
+
+    def call(self, visit: Visit, config: RunnableConfig, members: Mapping[str, Member]) -> Call:
+        """What the node gets to see. Raises where its options do not resolve, or its time is up already."""
+        if visit.seconds_left <= 0:
+            raise visit.expired()
+        try:
+            options = visit.plan.options.resolve(self._read)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise InputError(f"option {first['loc'][0]!r} of node {visit.node_id!r}: {first['msg']}") from None
+
+        def reserve(model: str, input_tokens: int, max_tokens: int | None) -> int | None:
+            limit = self.graph.spec.limits.max_tokens
+            wanted = min((value for value in (max_tokens, limit) if value is not None), default=None)
+            allowed, reserved = self.budget.reserve(model, self.flow.known(model).price, input_tokens, wanted)
+            visit.reserved += reserved
+            return allowed
+
+        def nest() -> Enclosing:
+            visit.inner.append(Enclosing(self.clock() + self.seconds_left(), self.budget))
+            return visit.inner[-1]
+
+        return Call(
+            request=self.request,
+            options=options,
+            config=config,
+            called_off=lambda: visit.called_off,
+            seconds_left=visit.seconds_left,
+            reserve=reserve,
+            members=members,
+            configurable=self.configurable,
+            nest=nest,
+            interruptible=visit.interruptible,
+        )
+
+    def complete(self, visit: Visit, done: Completed) -> None:
+        """Take down how a visit went."""
+        output, plan = done.output, visit.plan
+        error = failure_kind(done.error) if done.error is not None else None
+        usage = output.usage if output is not None else None
+        usd = self._cost(usage, done.seconds)
+        if visit.inner:
+            usd = self._take_over(visit)
+        if visit.reserved:
+            spent = usd if usd is not None else visit.reserved
+            if output is None:  # an outcome in doubt is billed in full
+                spent = 0.0 if error in _UNBILLED else visit.reserved
+            self.budget.settle(visit.reserved, spent)
+        on_failure = plan.common.on_failure if done.error is not None else None
+        if output is not None:
+            state = State(True, output.ports, None, done.seconds, usd, rescued=output.degraded)
+            self._values[visit.node_id] = output.value
+        else:
+            assert done.error is not None
+            self._errors[visit.node_id] = done.error
+            rescued = on_failure is not None
+            state = State(rescued, on_failure or {}, None if rescued else error, done.seconds, usd, rescued)
+        self.walk.states[visit.node_id] = state
+        if not visit.inner:  # a sub-graph's cost stands in its nodes' own lines
+            self.ledger.entries.append(Entry(visit.node_id, done.seconds, usd, usage))
+        self.trace.visits.append(
+            Visited(
+                visit.node_id,
+                plan.cls.type,
+                done.error is None,
+                done.seconds,
+                usd,
+                _numbers(state.ports),
+                error,
+                _first_line(done.error) if done.error is not None else None,
+                output.notes if output is not None else (),
+            )
+        )
+
+    def forget(self, visit: Visit, usage: Usage | None, seconds: float) -> None:
+        """Take down a member that lost a race: it counts as not run, but its cost is settled."""
+        usd = self._cost(usage, seconds)
+        if visit.reserved:
+            self.budget.settle(visit.reserved, visit.reserved if usage is None or usd is None else usd)
+        self.ledger.entries.append(Entry(visit.node_id, seconds, usd, usage))
+
+    def _take_over(self, visit: Visit) -> float | None:
+        """Take over the lines and records of the sub-graph that a visit walked; its cost in USD."""
+        costs: list[float | None] = []
+        for session in (session for enclosing in visit.inner for session in enclosing.sessions):
+            costs.append(session.ledger.usd)
+            for entry in session.ledger.entries:
+                self.ledger.entries.append(replace(entry, node=f"{visit.node_id}/{entry.node}"))
+            session.trace.decisions = session.walk.decisions
+            self.trace.inner[visit.node_id] = session.trace
+        return None if None in costs else math.fsum(cost for cost in costs if cost is not None)
+
+    def _cost(self, usage: Usage | None, seconds: float) -> float | None:
+        return 0.0 if usage is None else cost(self.flow.known(usage.model).price, usage, seconds)
+
+    def result(self) -> FlowResult[Any]:
+        """The answer with its record. The walk must have reached `end`."""
+        answer = self.walk.result()
+        if answer is None:
+            raise NoEligibleAnswer("the walk reached `end` without an answer that succeeded")
+        self.trace.answer = answer
+        self.trace.decisions = self.walk.decisions
+        self.trace.degraded = self.walk.degraded
+        self._compare_with_baseline(answer)
+        ports = self.walk.states[answer].ports
+        result = FlowResult(self._values[answer], self.trace, self.ledger, ports)
+        if self.enclosing is not None:
+            self.enclosing.results.append(result)
+            return result
+        if isinstance(result.value, AIMessage):
+            message = result.value
+            metadata = {**message.response_metadata, METADATA_KEY: result.metadata()}
+            return replace(result, value=message.model_copy(update={"response_metadata": metadata}))
+        return result
+
+    def _compare_with_baseline(self, answer: str) -> None:
+        """What the baseline did cost, or would have: its price for the answer's tokens."""
+        name = self.graph.spec.baseline
+        if name is None:
+            return
+        entries = {entry.node: entry for entry in self.ledger.entries}
+        if name in entries and self.walk.states.get(name, State(False)).ok:
+            self.ledger.baseline_usd = entries[name].usd
+            return
+        model = self.graph.nodes[name].model
+        usage = entries[answer].usage if answer in entries else None
+        if model is None or usage is None:
+            return
+        same = Usage(model, usage.input_tokens or self.request.tokens, usage.output_tokens, estimated=True)
+        self.ledger.baseline_usd = cost(self.flow.known(model).price, same)
+
+
+def _numbers(ports: Mapping[str, Any]) -> dict[str, Any]:
+    """Port values that explain without holding content: numbers, flags, short labels, and records of these."""
+    kept: dict[str, Any] = {}
+    for name, value in ports.items():
+        if isinstance(value, (bool, int, float)) or (isinstance(value, str) and name in _LABELS):
+            kept[name] = value
+        elif isinstance(value, Mapping) and value and all(isinstance(item, (bool, int, float)) for item in value.values()):
+            kept[name] = dict(value)
+    return kept
+
+
+_LABELS = frozenset({"label", "choice", "winner"})
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    line = text.splitlines()[0] if text else type(error).__name__
+    return line if isinstance(error, DynflowError) else f"{type(error).__name__}: {line}"

@@ -1,0 +1,107 @@
+"""What happened and why. The one module that holds names of events and attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from dynflow.ledger import Ledger
+from dynflow.walk import Decision
+
+DECISION_EVENT = "dynflow.decision"
+"""Name of the custom event sent for each edge taken."""
+METADATA_KEY = "dynflow"
+"""Key of `response_metadata` that holds an answer's record."""
+NODE_TAG = "graph:node:{}"
+"""Tag of each node's run."""
+HELD_TAG = "nostream"
+"""Tag of runs whose tokens must not leave the flow; LangGraph's message stream honours it."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Visited:
+    """One node's run."""
+
+    node: str
+    type: str
+    ok: bool
+    seconds: float
+    usd: float | None
+    values: Mapping[str, Any]
+    """Its numbers and labels; never content."""
+    error: str | None = None
+    message: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Trace:
+    """The record of one request's walk."""
+
+    graph: str
+    visits: list[Visited] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    degraded: bool = False
+    answer: str | None = None
+    """The node that gave the result."""
+    inner: dict[str, Trace] = field(default_factory=dict)
+    """Records of the sub-graphs walked, by the node that did."""
+
+    @property
+    def path(self) -> list[str]:
+        """Nodes in the order walked, from `start` to `end`."""
+        return ["start", *(decision.target for decision in self.decisions)] if self.decisions else []
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for metadata and JSON."""
+        return {
+            "graph": self.graph,
+            "answer": self.answer,
+            "path": self.path,
+            "degraded": self.degraded,
+            "decisions": [decision_as_dict(decision) for decision in self.decisions],
+            "nodes": [
+                {
+                    "node": visit.node,
+                    "type": visit.type,
+                    "ok": visit.ok,
+                    "seconds": round(visit.seconds, 6),
+                    "usd": visit.usd,
+                    "values": dict(visit.values),
+                    **({"error": visit.error, "message": visit.message} if visit.error else {}),
+                    **({"notes": list(visit.notes)} if visit.notes else {}),
+                }
+                for visit in self.visits
+            ],
+            **({"inner": {node: trace.as_dict() for node, trace in self.inner.items()}} if self.inner else {}),
+        }
+
+
+def decision_as_dict(decision: Decision) -> dict[str, Any]:
+    """The payload of a `dynflow.decision` event."""
+    return {
+        "from": decision.source,
+        "to": decision.target,
+        "edge": decision.edge,
+        "when": decision.when,
+        "values": dict(decision.values),
+        "degraded": decision.degraded,
+    }
+
+
+@dataclass(frozen=True)
+class FlowResult(Generic[T]):
+    """What `Flow.run` gives: the answer, how it came about, and what it cost."""
+
+    value: T
+    trace: Trace
+    ledger: Ledger
+    ports: Mapping[str, Any] = field(default_factory=dict)
+    """Ports of the node that gave the answer."""
+
+    def metadata(self) -> dict[str, Any]:
+        """Trace and ledger as plain values: what `response_metadata["dynflow"]` holds."""
+        return {**self.trace.as_dict(), "ledger": self.ledger.as_dict()}

@@ -1,0 +1,227 @@
+"""`chat`: a chat model answers; with `labels` it classifies, with `output` it fills a JSON schema."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.runnables import Runnable
+from pydantic import Field
+
+from dynflow.answers import Classification
+from dynflow.errors import NodeFailed
+from dynflow.language.references import Reference
+from dynflow.language.spec import Role
+from dynflow.language.types import PortType, any_type, enum, integer, number, string
+from dynflow.ledger import Usage
+from dynflow.node import BuildScope, Call, Finding, ModelName, NodeOptions, Output, RunnableNode, Takes
+from dynflow.request import estimate_tokens
+
+if TYPE_CHECKING:
+    from dynflow.models.settings import ModelSettings
+
+_SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "seed")
+_TAKES_RESPONSE_FORMAT = frozenset({"llama_cpp", "litellm"})
+
+
+class Chat(RunnableNode):
+    """Ask a chat model."""
+
+    type = "chat"
+    role: ClassVar[Role] = "answer"
+    summary = "asks a chat model; with `labels` it classifies, with `output` it fills a JSON schema"
+
+    class Options(NodeOptions):
+        """What to ask, of which model."""
+
+        static: ClassVar[frozenset[str]] = frozenset({"labels", "output"})
+
+        model: ModelName = Field(description="an entry of `models:`")
+        messages: Annotated[Reference | None, Takes(("messages", "message", "string"))] = Field(
+            default=None, description="what to answer; default: the request's conversation"
+        )
+        system: str | None = Field(default=None, description="a system message put first")
+        temperature: float | None = Field(default=None, ge=0, le=2)
+        top_p: float | None = Field(default=None, gt=0, le=1)
+        max_tokens: int | None = Field(default=None, gt=0)
+        stop: list[str] | None = None
+        seed: int | None = Field(default=None, ge=0, lt=2**31)
+        labels: list[str] | None = Field(default=None, min_length=2, description="answer with one of these")
+        output: dict[str, Any] | None = Field(default=None, description="a JSON schema that the answer must fit")
+
+    ports: ClassVar[Mapping[str, PortType]] = {
+        "answer": PortType("message", "the model's message; with labels the Classification, with output the object"),
+        "text": string("the answer's text"),
+        "confidence": number("geometric mean of the token probabilities, 0…1; null where the model gives none"),
+        "tokens": integer("prompt and completion tokens together"),
+    }
+
+    @classmethod
+    def output_ports(cls, options: Any, scope: BuildScope) -> Mapping[str, PortType]:
+        if options.labels:
+            return {**cls.ports, "answer": any_type("the Classification"), "label": enum(options.labels, "the label given")}
+        if options.output:
+            return {**cls.ports, "answer": any_type("the object that fits the schema")}
+        return cls.ports
+
+    @classmethod
+    def check(cls, options: Any, scope: BuildScope) -> Iterable[Finding]:
+        if options.labels and options.output:
+            yield Finding("exclusive_options", "give `labels` or `output`, not both", ("output",))
+        if options.labels and len({label.strip().lower() for label in options.labels}) < len(options.labels):
+            yield Finding("named_twice", "two labels are the same but for case", ("labels",))
+        if options.output:
+            from jsonschema.exceptions import SchemaError
+            from jsonschema.validators import validator_for
+
+            try:
+                validator_for(options.output).check_schema(options.output)
+            except SchemaError as error:
+                yield Finding("bad_schema", f"`output` is no JSON schema: {error.message}", ("output",))
+
+    @classmethod
+    def answer_type(cls, options: Any, scope: BuildScope) -> type[Any]:
+        return Classification if options.labels else dict if options.output else AIMessage
+
+    def warm_up(self) -> None:
+        settings: ModelSettings = self.resources.model_settings(self.options.model)
+        if settings.provider in ("llama_cpp", "transformers") and not settings.references():
+            load = getattr(self.resources.chat_model(self.options.model), "warm_up", None)
+            if callable(load):
+                load()
+
+    def prepare(self, call: Call) -> tuple[Runnable[Any, Any], Any]:
+        options = call.options
+        messages = _messages(call)
+        instruction = _instruction(options)
+        system = "\n\n".join(part for part in (options.system, instruction) if part)
+        if system:
+            messages = [SystemMessage(system), *messages]
+        settings = self.resources.model_settings(options.model)
+        given = {name: getattr(options, name) for name in _SAMPLING if getattr(options, name) is not None}
+        declared = given.get("max_tokens", settings.max_tokens)
+        prompt_tokens = sum(estimate_tokens(str(message.text)) for message in messages)
+        allowed = call.reserve(options.model, prompt_tokens, declared if isinstance(declared, int) else None)
+        if allowed is not None and allowed != declared:
+            given["max_tokens"] = allowed
+        if options.output and settings.provider in _TAKES_RESPONSE_FORMAT:
+            schema = {"name": "answer", "schema": options.output}
+            given["response_format"] = {"type": "json_schema", "json_schema": schema}
+        model = self.resources.chat_model(options.model)
+        return (model.bind(**given) if given else model), messages
+
+    def finish(self, call: Call, result: Any) -> Output:
+        options = call.options
+        message = _whole(result)
+        text = str(message.text)
+        usage = _usage(options.model, message)
+        ports: dict[str, Any] = {
+            "answer": message,
+            "text": text,
+            "confidence": _confidence(message),
+            "tokens": usage.input_tokens + usage.output_tokens,
+        }
+        value: Any = message
+        if options.labels:
+            label = _match(text, options.labels)
+            value = Classification(label=label, confidence=ports["confidence"])
+            ports.update(answer=value, label=label)
+        elif options.output:
+            value = _validated(text, options.output)
+            ports.update(answer=value)
+        return Output(ports, value, usage)
+
+    def stream(self, call: Call) -> Iterator[Any]:
+        plain = not (call.options.labels or call.options.output)
+        for item in super().stream(call):
+            if plain or isinstance(item, Output):
+                yield item
+
+    async def astream(self, call: Call) -> AsyncIterator[Any]:
+        plain = not (call.options.labels or call.options.output)
+        async for item in super().astream(call):
+            if plain or isinstance(item, Output):
+                yield item
+
+
+def _messages(call: Call) -> list[BaseMessage]:
+    given = call.options.messages
+    if given is None:
+        return list(call.request.messages)
+    if isinstance(given, str):
+        return [HumanMessage(given)]
+    return [given] if isinstance(given, BaseMessage) else list(given)
+
+
+def _instruction(options: Any) -> str | None:
+    if options.labels:
+        return f"Answer with exactly one of these labels and nothing else: {', '.join(options.labels)}."
+    if options.output:
+        return f"Answer with one JSON object that fits this JSON schema and nothing else: {json.dumps(options.output)}"
+    return None
+
+
+def _whole(result: Any) -> AIMessage:
+    """A plain message, also where the result was added up from chunks."""
+    if not isinstance(result, AIMessage):
+        raise NodeFailed(f"the model gave {type(result).__name__}, no message")
+    if type(result) is AIMessage:
+        return result
+    from langchain_core.messages import message_chunk_to_message
+
+    message = message_chunk_to_message(result)  # type: ignore[arg-type]
+    assert isinstance(message, AIMessage)
+    return message
+
+
+def _usage(model: str, message: AIMessage) -> Usage:
+    """Tokens as the model counts them, or an estimate where it does not."""
+    used = message.usage_metadata
+    if used is None:
+        return Usage(model, output_tokens=estimate_tokens(str(message.text)), estimated=True)
+    cached = (used.get("input_token_details") or {}).get("cache_read") or 0
+    reasoning = (used.get("output_token_details") or {}).get("reasoning") or 0
+    return Usage(model, used["input_tokens"], used["output_tokens"], cached, reasoning)
+
+
+def _confidence(message: AIMessage) -> float | None:
+    """Geometric mean of the token probabilities, where the response carries OpenAI-style log-probabilities."""
+    logprobs = message.response_metadata.get("logprobs")
+    content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
+    if not isinstance(content, Sequence) or not content:
+        return None
+    values = [item["logprob"] for item in content if isinstance(item, Mapping) and "logprob" in item]
+    return math.exp(math.fsum(values) / len(values)) if values else None
+
+
+def _match(text: str, labels: Sequence[str]) -> str:
+    """The label that the text is, or the only one that it names. Raises `NodeFailed`."""
+    plain = text.strip().strip(".\"'`*").lower()
+    for label in labels:
+        if plain == label.lower():
+            return label
+    named = [label for label in labels if label.lower() in plain]
+    # A label inside a longer one that is named too ("cat", "category") does not count.
+    named = [label for label in named if not any(label.lower() in other.lower() for other in named if other != label)]
+    if len(named) != 1:
+        raise NodeFailed(f"the model answered {text.strip()[:80]!r}, which is none of the labels")
+    return named[0]
+
+
+def _validated(text: str, schema: Mapping[str, Any]) -> Any:
+    """The JSON in the text, if it fits. Raises `NodeFailed`."""
+    from jsonschema.exceptions import ValidationError
+    from jsonschema.validators import validator_for
+
+    body = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
+    try:
+        value = json.loads(body)
+        validator_for(schema)(schema).validate(value)
+    except ValueError as error:
+        raise NodeFailed(f"the model's answer is no JSON: {error}") from None
+    except ValidationError as error:
+        raise NodeFailed(f"the model's answer does not fit the schema: {error.message}") from None
+    return value

@@ -219,7 +219,18 @@ class _Compiler:
         models = [getattr(options, option) for option in _marked(cls.Options, NamesModel)]
         answer_type = cls.answer_type(options, _Scope(self, name)) if role == "answer" else object
         model = next((model for model in models if isinstance(model, str)), None)
-        return NodePlan(name, cls, common, options, role, self.own_ports(name), model, self._members(name), answer_type)
+        return NodePlan(
+            name,
+            cls,
+            common,
+            options,
+            role,
+            self.own_ports(name),
+            model,
+            self._members(name),
+            bool(options.references()),
+            answer_type,
+        )
 
     def _check_on_failure(self, name: str, role: Role) -> None:
         at = ("nodes", name, "on_failure")
@@ -305,7 +316,8 @@ class _Compiler:
                     continue
             if fine:
                 evaluate = compile_expression(term) if term is not None else None
-                ways.setdefault(edge.source, []).append(Way(index, edge.source, edge.target, edge.when, term, evaluate))
+                reads = tuple(dict.fromkeys(ports_of(term))) if term is not None else ()
+                ways.setdefault(edge.source, []).append(Way(index, edge.source, edge.target, edge.when, term, evaluate, reads))
         return {name: tuple(found) for name, found in ways.items()}
 
     def _check_ports_known(self, term: Any) -> None:

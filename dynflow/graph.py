@@ -28,6 +28,8 @@ class Way:
     when: str | None
     term: Term | None
     evaluate: Evaluator | None
+    reads: tuple[Port, ...] = ()
+    """The ports that the condition reads."""
 
     @property
     def proves(self) -> Facts:
@@ -49,6 +51,7 @@ class NodePlan:
     ports: Mapping[str, PortType]
     model: str | None
     members: tuple[str, ...] = ()
+    has_references: bool = False
     answer_type: type[Any] = object
 
 

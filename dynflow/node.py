@@ -117,6 +117,10 @@ class Resources(Protocol):
         """A runnable that the host handed over."""
         ...
 
+    def handed_over(self, name: str) -> Any:
+        """The same as the host gave it: a runnable or a function."""
+        ...
+
     def subflow(self, uses: str) -> Flow:
         """Another graph file as a flow."""
         ...

@@ -117,12 +117,16 @@ class FlowResources:
 
     def runnable(self, name: str) -> Runnable[Any, Any]:
         """A runnable of the host. Raises `MissingDependency` where it was not handed over."""
+        from langchain_core.runnables.base import coerce_to_runnable
+
+        return coerce_to_runnable(self.handed_over(name))
+
+    def handed_over(self, name: str) -> Any:
+        """The same as the host gave it: a runnable or a function."""
         if name not in self._runnables:
             hint = did_you_mean(name, self._runnables)
             raise MissingDependency(f"the host's runnable {name!r}{hint}", f"load(…, runnables={{{name!r}: <runnable>}})")
-        from langchain_core.runnables.base import coerce_to_runnable
-
-        return coerce_to_runnable(self._runnables[name])
+        return self._runnables[name]
 
     def subflow(self, uses: str) -> Flow:
         """An inner flow, made once."""

@@ -215,8 +215,10 @@ class Session:
         """What the node gets to see. Raises where its options do not resolve, or its time is up already."""
         if visit.seconds_left <= 0:
             raise visit.expired()
+        options = visit.plan.options
         try:
-            options = visit.plan.options.resolve(self._read)
+            if visit.plan.has_references:
+                options = options.resolve(self._read)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise InputError(f"option {first['loc'][0]!r} of node {visit.node_id!r}: {first['msg']}") from None

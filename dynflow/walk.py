@@ -9,7 +9,6 @@ from typing import Any
 from dynflow.errors import NoEligibleAnswer
 from dynflow.graph import CheckedGraph, Way
 from dynflow.language.evaluate import UNKNOWN
-from dynflow.language.expression import ports_of
 from dynflow.language.spec import END, START
 
 _RAN = frozenset({"seconds", "usd"})
@@ -138,9 +137,7 @@ class Walk:
         return None
 
     def _note(self, way: Way, values: dict[str, Any]) -> None:
-        if way.term is None:
-            return
-        for port in ports_of(way.term):
+        for port in way.reads:
             value = self.lookup(port.owner, port.path[0])
             if len(port.path) > 1 and isinstance(value, Mapping):
                 value = value.get(port.path[1], UNKNOWN)

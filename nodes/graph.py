@@ -9,8 +9,9 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import patch_config
 from pydantic import Field
 
+from dynflow.engine import ENCLOSING_KEY
 from dynflow.errors import GraphError
-from dynflow.flow import ENCLOSING_KEY, Flow
+from dynflow.flow import Flow
 from dynflow.language.references import Reference
 from dynflow.language.source import did_you_mean
 from dynflow.language.spec import ParamBody, Role

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import set_config_context
 from pydantic import Field
 
 from dynflow.errors import NodeFailed
@@ -48,8 +51,35 @@ class RunnableOfHost(RunnableNode):
             yield Finding("unknown_runnable", f"the host handed over no runnable {options.name!r}{hint}", ("name",))
 
     def prepare(self, call: Call) -> tuple[Runnable[Any, Any], Any]:
-        value = call.request.original if self.options.input is None else call.options.input
-        return self.resources.runnable(self.options.name), value
+        return self.resources.runnable(self.options.name), self._input(call)
+
+    def _input(self, call: Call) -> Any:
+        return call.request.original if self.options.input is None else call.options.input
+
+    def run(self, call: Call) -> Output:
+        function = self._function
+        if function is None or call.interruptible:
+            return super().run(call)
+        return self.finish(call, function(call.config, self._input(call)))
+
+    @cached_property
+    def _function(self) -> Callable[[RunnableConfig, Any], Any] | None:
+        """A plain function of the host, called as it is: this node is a run already, it needs none of its own."""
+        handed = self.resources.handed_over(self.options.name)
+        if not inspect.isfunction(handed) or inspect.iscoroutinefunction(handed) or inspect.isgeneratorfunction(handed):
+            return None
+        if inspect.isasyncgenfunction(handed) or len(inspect.signature(handed).parameters) != 1:
+            return None
+
+        def call_it(config: RunnableConfig, value: Any) -> Any:
+            if not config.get("callbacks"):
+                result = handed(value)
+            else:
+                with set_config_context(config) as context:
+                    result = context.run(handed, value)
+            return result.invoke(value, config) if isinstance(result, Runnable) else result
+
+        return call_it
 
     def finish(self, call: Call, result: Any) -> Output:
         declared = self.options.ports

@@ -1,0 +1,203 @@
+"""The drivers: sync, async, streamed and batched, each thin over the one walk."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, closing
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.runnables import RunnableConfig
+
+from dynflow.batch import abatch_sessions, batch_sessions
+from dynflow.errors import ParamError
+from dynflow.graph import CheckedGraph
+from dynflow.ledger import Budget, DayAllowance
+from dynflow.request import Request
+from dynflow.resources import FlowResources
+from dynflow.running import Runner
+from dynflow.session import Completed, Enclosing, Session
+from dynflow.trace import METADATA_KEY, FlowResult
+
+ENCLOSING_KEY = "__dynflow_enclosing"
+"""Key of `config["configurable"]` under which a sub-graph finds what it shares; never in the public schema."""
+
+
+class Driver:
+    """A method with its signature at hand: LangChain asks for it twice a call, and asking is slow."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self._method = method
+        self.__signature__ = inspect.signature(method)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._method(*args, **kwargs)
+
+
+class Engine:
+    """What runs a checked graph, for all requests of one flow."""
+
+    def __init__(self, checked: CheckedGraph, resources: FlowResources) -> None:
+        self.checked = checked
+        self.resources = resources
+        self.day = DayAllowance(checked.spec.limits.usd_per_day)
+        self.defaults = {name: body.default for name, body in checked.spec.params.items()}
+        self.invoke = Driver(self._invoke)
+        self.ainvoke = Driver(self._ainvoke)
+
+    def _open(
+        self,
+        input: Any,
+        config: RunnableConfig,
+        manager: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun,
+    ) -> Runner:
+        """A session for one request. Raises `InputError` and `ParamError`."""
+        spec = self.checked.spec
+        configurable = config.get("configurable") or {}
+        enclosing: Enclosing | None = configurable.get(ENCLOSING_KEY)
+        session = Session(
+            self.resources,
+            Request(input, declared=spec.inputs),
+            self._params(configurable),
+            Budget(spec.limits, self.day, enclosing.budget if enclosing else None),
+            configurable,
+            enclosing,
+        )
+        return Runner(self.resources, session, config, manager)
+
+    def _params(self, configurable: Mapping[str, Any]) -> Mapping[str, Any]:
+        given = self.defaults.keys() & configurable.keys()
+        if not given:
+            return self.defaults
+        params = dict(self.defaults)
+        for name in given:
+            try:
+                params[name] = self.checked.spec.params[name].check(configurable[name])
+            except ValueError as error:
+                raise ParamError(f"param {name!r}: {error}") from None
+        return params
+
+    def _invoke(
+        self,
+        input: Any,
+        run_manager: CallbackManagerForChainRun,
+        config: RunnableConfig,
+        results: list[FlowResult[Any]] | None = None,
+    ) -> Any:
+        runner = self._open(input, config, run_manager)
+        session = runner.session
+        while (visit := session.next()) is not None:
+            session.complete(visit, runner.run(visit))
+        runner.decided()
+        result = session.result()
+        if results is not None:
+            results.append(result)
+        return result.value
+
+    async def _ainvoke(
+        self,
+        input: Any,
+        run_manager: AsyncCallbackManagerForChainRun,
+        config: RunnableConfig,
+        results: list[FlowResult[Any]] | None = None,
+    ) -> Any:
+        runner = self._open(input, config, run_manager)
+        session = runner.session
+        while (visit := session.next()) is not None:
+            session.complete(visit, await runner.arun(visit))
+        await runner.adecided()
+        result = session.result()
+        if results is not None:
+            results.append(result)
+        return result.value
+
+    def transform(
+        self, input: Iterator[Any], run_manager: CallbackManagerForChainRun, config: RunnableConfig
+    ) -> Iterator[Any]:
+        runner = self._open(_gathered(list(input)), config, run_manager)
+        session = runner.session
+        emitted = False
+        while (visit := session.next()) is not None:
+            if not visit.live:
+                session.complete(visit, runner.run(visit))
+                continue
+            with closing(runner.stream(visit)) as items:  # type: ignore[type-var]
+                for item in items:
+                    if isinstance(item, Completed):
+                        session.complete(visit, item)
+                    else:
+                        emitted = True
+                        yield item
+        runner.decided()
+        yield from _ending(session.result(), emitted, nested=session.enclosing is not None)
+
+    async def atransform(
+        self, input: AsyncIterator[Any], run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
+    ) -> AsyncIterator[Any]:
+        runner = self._open(_gathered([chunk async for chunk in input]), config, run_manager)
+        session = runner.session
+        emitted = False
+        while (visit := session.next()) is not None:
+            if not visit.live:
+                session.complete(visit, await runner.arun(visit))
+                continue
+            async with aclosing(runner.astream(visit)) as items:  # type: ignore[type-var]
+                async for item in items:
+                    if isinstance(item, Completed):
+                        session.complete(visit, item)
+                    else:
+                        emitted = True
+                        yield item
+        await runner.adecided()
+        for chunk in _ending(session.result(), emitted, nested=session.enclosing is not None):
+            yield chunk
+
+    def batch(
+        self, inputs: list[Any], run_manager: list[CallbackManagerForChainRun], config: list[RunnableConfig]
+    ) -> list[Any]:
+        runners = [self._try_open(*each) for each in zip(inputs, config, run_manager, strict=True)]
+        results = batch_sessions(self.checked, runners, config[0].get("max_concurrency"))
+        return [result.value if isinstance(result, FlowResult) else result for result in results]
+
+    async def abatch(
+        self, inputs: list[Any], run_manager: list[AsyncCallbackManagerForChainRun], config: list[RunnableConfig]
+    ) -> list[Any]:
+        runners = [self._try_open(*each) for each in zip(inputs, config, run_manager, strict=True)]
+        results = await abatch_sessions(self.checked, runners, config[0].get("max_concurrency"))
+        return [result.value if isinstance(result, FlowResult) else result for result in results]
+
+    def _try_open(self, input: Any, config: RunnableConfig, manager: Any) -> Runner | Exception:
+        try:
+            return self._open(input, config, manager)
+        except Exception as error:
+            return error
+
+
+def _gathered(chunks: list[Any]) -> Any:
+    """The whole input of a stream: its chunks added up, or the last where they do not add."""
+    try:
+        return functools.reduce(operator.add, chunks)
+    except TypeError:
+        return chunks[-1] if chunks else ""
+
+
+def _ending(result: FlowResult[Any], emitted: bool, *, nested: bool) -> Iterator[Any]:
+    """What goes out at the end of a stream: a held answer whole, or the record of a live one."""
+    value = result.value
+    if not emitted:
+        yield _as_chunk(value) if isinstance(value, AIMessage) else value
+    elif isinstance(value, AIMessage) and not nested:
+        metadata = {METADATA_KEY: value.response_metadata[METADATA_KEY]}
+        yield AIMessageChunk(content="", id=value.id, response_metadata=metadata, chunk_position="last")
+
+
+def _as_chunk(message: AIMessage) -> AIMessageChunk:
+    """The same message as a chunk, so that whoever adds up the stream gets it back."""
+    if isinstance(message, AIMessageChunk):
+        return message
+    fields = message.model_dump(exclude={"type"})
+    return AIMessageChunk(**fields, chunk_position="last")

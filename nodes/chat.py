@@ -49,6 +49,7 @@ class Chat(RunnableNode):
         max_tokens: int | None = Field(default=None, gt=0)
         stop: list[str] | None = None
         seed: int | None = Field(default=None, ge=0, lt=2**31)
+        logprobs: bool = Field(default=False, description="ask for token log-probabilities: they give `confidence`")
         labels: list[str] | None = Field(default=None, min_length=2, description="answer with one of these")
         output: dict[str, Any] | None = Field(default=None, description="a JSON schema that the answer must fit")
 
@@ -107,6 +108,8 @@ class Chat(RunnableNode):
         allowed = call.reserve(options.model, prompt_tokens, declared if isinstance(declared, int) else None)
         if allowed is not None and allowed != declared:
             given["max_tokens"] = allowed
+        if options.logprobs:
+            given["logprobs"] = True
         if options.output and settings.provider in _TAKES_RESPONSE_FORMAT:
             schema = {"name": "answer", "schema": options.output}
             given["response_format"] = {"type": "json_schema", "json_schema": schema}

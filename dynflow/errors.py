@@ -78,7 +78,9 @@ class MissingEnvironment(DynflowError):
     def __init__(self, variable: str, needed_by: str) -> None:
         self.variable = variable
         self.needed_by = needed_by
-        super().__init__(f"{needed_by} needs the environment variable {variable}, which is not set: export {variable}=…")
+        super().__init__(
+            f"{needed_by} needs the environment variable {variable}, which is not set: export {variable}=…"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.variable, self.needed_by)

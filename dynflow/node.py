@@ -55,6 +55,8 @@ class Takes:
     kinds: tuple[str, ...]
 
 
+AnswerType = type[Any]
+"""The Python type of an answer's value."""
 ModelName = Annotated[str, NamesModel()]
 AnswerNames = Annotated[list[str], NamesNodes(role="answer")]
 
@@ -239,7 +241,7 @@ class Node(ABC):
         return ()
 
     @classmethod
-    def answer_type(cls, options: Any, scope: BuildScope) -> type[Any]:
+    def answer_type(cls, options: Any, scope: BuildScope) -> AnswerType:
         """The Python type of an answer's value."""
         return object
 
@@ -354,4 +356,3 @@ def node_type(name: str) -> type[Node]:
     if not (isinstance(loaded, type) and issubclass(loaded, Node)):
         raise ImportError(f"the entry point {name!r} of {ENTRY_POINT_GROUP} is no Node")
     return loaded
-

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable
+from langchain_core.runnables.base import coerce_to_runnable
 
 from dynflow.errors import InputError, MissingDependency, MissingEnvironment
 from dynflow.graph import CheckedGraph
@@ -117,15 +118,16 @@ class FlowResources:
 
     def runnable(self, name: str) -> Runnable[Any, Any]:
         """A runnable of the host. Raises `MissingDependency` where it was not handed over."""
-        from langchain_core.runnables.base import coerce_to_runnable
-
-        return coerce_to_runnable(self.handed_over(name))
+        runnable: Runnable[Any, Any] = coerce_to_runnable(self.handed_over(name))
+        return runnable
 
     def handed_over(self, name: str) -> Any:
         """The same as the host gave it: a runnable or a function."""
         if name not in self._runnables:
             hint = did_you_mean(name, self._runnables)
-            raise MissingDependency(f"the host's runnable {name!r}{hint}", f"load(…, runnables={{{name!r}: <runnable>}})")
+            raise MissingDependency(
+                f"the host's runnable {name!r}{hint}", f"load(…, runnables={{{name!r}: <runnable>}})"
+            )
         return self._runnables[name]
 
     def subflow(self, uses: str) -> Flow:

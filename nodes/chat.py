@@ -17,7 +17,7 @@ from dynflow.language.references import Reference
 from dynflow.language.spec import Role
 from dynflow.language.types import PortType, any_type, enum, integer, number, string
 from dynflow.ledger import Usage
-from dynflow.node import BuildScope, Call, Finding, ModelName, NodeOptions, Output, RunnableNode, Takes
+from dynflow.node import AnswerType, BuildScope, Call, Finding, ModelName, NodeOptions, Output, RunnableNode, Takes
 from dynflow.request import estimate_tokens
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Chat(RunnableNode):
                 yield Finding("bad_schema", f"`output` is no JSON schema: {error.message}", ("output",))
 
     @classmethod
-    def answer_type(cls, options: Any, scope: BuildScope) -> type[Any]:
+    def answer_type(cls, options: Any, scope: BuildScope) -> AnswerType:
         return Classification if options.labels else dict if options.output else AIMessage
 
     def warm_up(self) -> None:

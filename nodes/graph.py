@@ -16,7 +16,7 @@ from dynflow.language.references import Reference
 from dynflow.language.source import did_you_mean
 from dynflow.language.spec import ParamBody, Role
 from dynflow.language.types import PortType, boolean, integer, number, type_of_value
-from dynflow.node import BuildScope, Call, Finding, Node, NodeOptions, Output
+from dynflow.node import AnswerType, BuildScope, Call, Finding, Node, NodeOptions, Output
 from dynflow.session import Enclosing
 
 
@@ -82,7 +82,7 @@ class InnerGraph(Node):
                     yield Finding("bad_value", str(error), ("with", name))
 
     @classmethod
-    def answer_type(cls, options: Any, scope: BuildScope) -> type[Any]:
+    def answer_type(cls, options: Any, scope: BuildScope) -> AnswerType:
         try:
             inner = scope.subgraph(options.uses)
         except GraphError:

@@ -12,7 +12,7 @@ from pydantic import Field
 from dynflow.language.source import did_you_mean
 from dynflow.language.types import PortType
 from dynflow.language.types import string as string_type
-from dynflow.node import BuildScope, Call, Finding, Node, NodeOptions, Output
+from dynflow.node import AnswerType, BuildScope, Call, Finding, Node, NodeOptions, Output
 
 _TEMPLATES = ("template", "system", "user")
 
@@ -63,7 +63,7 @@ class Prompt(Node):
             yield Finding("unused", f"no template uses {{{name}}}", ("with", name), severity="warning")
 
     @classmethod
-    def answer_type(cls, options: Any, scope: BuildScope) -> type[Any]:
+    def answer_type(cls, options: Any, scope: BuildScope) -> AnswerType:
         return AIMessage
 
     def run(self, call: Call) -> Output:

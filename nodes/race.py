@@ -19,7 +19,7 @@ from dynflow.language.options import Duration
 from dynflow.language.spec import Role
 from dynflow.language.typecheck import check_condition
 from dynflow.language.types import COMMON_PORTS, PortType, enum
-from dynflow.node import BuildScope, Call, Finding, Member, NamesNodes, Node, NodeOptions, Output
+from dynflow.node import AnswerType, BuildScope, Call, Finding, Member, NamesNodes, Node, NodeOptions, Output
 
 _MEMBER = "member"
 Accept = Callable[[Member], bool]
@@ -60,7 +60,7 @@ class Race(Node):
             yield Finding(error.code, text, ("accept",))
 
     @classmethod
-    def answer_type(cls, options: Any, scope: BuildScope) -> type[Any]:
+    def answer_type(cls, options: Any, scope: BuildScope) -> AnswerType:
         return object
 
     def run(self, call: Call) -> Output:

@@ -48,6 +48,8 @@ class Engine:
         self.defaults = {name: body.default for name, body in checked.spec.params.items()}
         self.invoke = Driver(self._invoke)
         self.ainvoke = Driver(self._ainvoke)
+        self.transform = Driver(self._transform)
+        self.atransform = Driver(self._atransform)
 
     def _open(
         self,
@@ -115,7 +117,7 @@ class Engine:
             results.append(result)
         return result.value
 
-    def transform(
+    def _transform(
         self, input: Iterator[Any], run_manager: CallbackManagerForChainRun, config: RunnableConfig
     ) -> Iterator[Any]:
         runner = self._open(_gathered(list(input)), config, run_manager)
@@ -135,7 +137,7 @@ class Engine:
         runner.decided()
         yield from _ending(session.result(), emitted, nested=session.enclosing is not None)
 
-    async def atransform(
+    async def _atransform(
         self, input: AsyncIterator[Any], run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> AsyncIterator[Any]:
         runner = self._open(_gathered([chunk async for chunk in input]), config, run_manager)

@@ -8,8 +8,8 @@ import math
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
 from typing import Any, TypeVar
 
 from langchain_core.callbacks import (
@@ -80,8 +80,7 @@ class Runner:
         outcome: Output | BaseException | None = None
         try:
             call = self.call(visit, config)
-            async with _limited(visit, visit.seconds_left):
-                outcome = await self.node(visit).arun(call)
+            outcome = await _in_time(self.node(visit).arun(call), visit, visit.seconds_left)
         except Exception as error:
             outcome = error
         except BaseException as error:
@@ -132,8 +131,7 @@ class Runner:
                 while True:
                     try:
                         # Around each step, not the whole: a yield must not stand inside a timeout.
-                        async with _limited(visit, ends - time.perf_counter()):
-                            item = await anext(items)
+                        item = await _in_time(anext(items), visit, ends - time.perf_counter())
                     except StopAsyncIteration:
                         break
                     if isinstance(item, Output):
@@ -321,12 +319,13 @@ def _completed(began: float, outcome: Output | BaseException | None) -> Complete
     return Completed(seconds, None, outcome if isinstance(outcome, Exception) else NodeFailed("the node gave no output"))
 
 
-@asynccontextmanager
-async def _limited(visit: Visit, seconds: float) -> AsyncIterator[None]:
+async def _in_time(result: Awaitable[T], visit: Visit, seconds: float) -> T:
     """Turn a time-out of our own into the visit's expiry; one that the node raised stays its own."""
+    if seconds == math.inf:
+        return await result
     try:
-        async with asyncio.timeout(_finite(seconds)) as timer:
-            yield
+        async with asyncio.timeout(seconds) as timer:
+            return await result
     except TimeoutError as failure:
         raise (visit.expired() if timer.expired() else failure) from None
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
 from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.config import set_config_context
+from langchain_core.runnables.config import run_in_executor, set_config_context
 from pydantic import Field
 
 from dynflow.errors import NodeFailed
@@ -51,35 +52,12 @@ class RunnableOfHost(RunnableNode):
             yield Finding("unknown_runnable", f"the host handed over no runnable {options.name!r}{hint}", ("name",))
 
     def prepare(self, call: Call) -> tuple[Runnable[Any, Any], Any]:
-        return self.resources.runnable(self.options.name), self._input(call)
-
-    def _input(self, call: Call) -> Any:
-        return call.request.original if self.options.input is None else call.options.input
-
-    def run(self, call: Call) -> Output:
-        function = self._function
-        if function is None or call.interruptible:
-            return super().run(call)
-        return self.finish(call, function(call.config, self._input(call)))
+        return self._runnable, call.request.original if self.options.input is None else call.options.input
 
     @cached_property
-    def _function(self) -> Callable[[RunnableConfig, Any], Any] | None:
-        """A plain function of the host, called as it is: this node is a run already, it needs none of its own."""
+    def _runnable(self) -> Runnable[Any, Any]:
         handed = self.resources.handed_over(self.options.name)
-        if not inspect.isfunction(handed) or inspect.iscoroutinefunction(handed) or inspect.isgeneratorfunction(handed):
-            return None
-        if inspect.isasyncgenfunction(handed) or len(inspect.signature(handed).parameters) != 1:
-            return None
-
-        def call_it(config: RunnableConfig, value: Any) -> Any:
-            if not config.get("callbacks"):
-                result = handed(value)
-            else:
-                with set_config_context(config) as context:
-                    result = context.run(handed, value)
-            return result.invoke(value, config) if isinstance(result, Runnable) else result
-
-        return call_it
+        return _Plain(handed) if _is_plain(handed) else self.resources.runnable(self.options.name)
 
     def finish(self, call: Call, result: Any) -> Output:
         declared = self.options.ports
@@ -91,3 +69,63 @@ class RunnableOfHost(RunnableNode):
         if missing:
             raise NodeFailed(f"{self.options.name!r} returned no {', '.join(sorted(missing))}")
         return Output({name: result[name] for name in declared}, result)
+
+
+def _is_plain(handed: Any) -> bool:
+    """Whether it is a function of one argument that returns its result, or a coroutine function of this kind."""
+    return (
+        inspect.isfunction(handed)
+        and not inspect.isgeneratorfunction(handed)
+        and not inspect.isasyncgenfunction(handed)
+        and len(inspect.signature(handed).parameters) == 1
+    )
+
+
+class _Plain(Runnable[Any, Any]):
+    """A plain function as a runnable without a run of its own: the node is one already.
+
+    As in `RunnableLambda`, a runnable that the function returns is run on the same input.
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+        self._is_async = inspect.iscoroutinefunction(function)
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        result = self._call(input, config)
+        return result.invoke(input, config) if isinstance(result, Runnable) else result
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        result = await self._acall(input, config)
+        return await result.ainvoke(input, config) if isinstance(result, Runnable) else result
+
+    def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
+        result = self._call(input, config)
+        if isinstance(result, Runnable):
+            yield from result.stream(input, config)
+        else:
+            yield result
+
+    async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
+        result = await self._acall(input, config)
+        if isinstance(result, Runnable):
+            async for chunk in result.astream(input, config):
+                yield chunk
+        else:
+            yield result
+
+    def _call(self, input: Any, config: RunnableConfig | None) -> Any:
+        if self._is_async:
+            raise NodeFailed(f"{self._function.__name__!r} is a coroutine function: use ainvoke or astream")
+        if not config or not config.get("callbacks"):
+            return self._function(input)
+        with set_config_context(config) as context:
+            return context.run(self._function, input)
+
+    async def _acall(self, input: Any, config: RunnableConfig | None) -> Any:
+        if not self._is_async:
+            return await run_in_executor(config, self._call, input, config)
+        if not config or not config.get("callbacks"):
+            return await self._function(input)
+        with set_config_context(config) as context:
+            return await asyncio.create_task(self._function(input), context=context)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Self
+from functools import cache
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidatorFunctionWrapHandler, field_validator
 
-from dynflow.language.references import AnyReference, find_references
+from dynflow.language.references import AnyReference, Reference, find_references
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -31,9 +32,12 @@ Duration = Annotated[
 
 
 class Options(BaseModel):
-    """Base of every typed option set: closed, immutable, and open to references in any field but `static`."""
+    """Base of every typed option set: closed, immutable, and open to references in any field but `static`.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    Strict, so that what the text says stays what it looks like: `buffer: no` is text, and refused.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, strict=True)
 
     static: ClassVar[frozenset[str]] = frozenset()
     """Fields that shape the graph and so must be literals."""
@@ -48,18 +52,32 @@ class Options(BaseModel):
         return dict(find_references(self._given()))
 
     def resolve(self, lookup: Callable[[AnyReference], Any]) -> Self:
-        """The same options with every reference replaced by its value, validated anew.
+        """The same options with every reference replaced by its value.
 
+        Values are validated anew, but for those of fields that are declared as references: they may be anything.
         Raises pydantic's `ValidationError` where a value does not fit its field.
         """
-        if not self.references():
-            return self
-        return type(self).model_validate({name: _substitute(value, lookup) for name, value in self._given().items()})
+        taken: dict[str, Any] = {}
+        typed: dict[str, Any] = {}
+        for name, value in self._given().items():
+            if name in _declared_references(type(self)) and isinstance(value, AnyReference):
+                taken[name] = lookup(value)
+            elif next(find_references(value), None) is not None:
+                typed[name] = _substitute(value, lookup)
+        options = type(self).model_validate({**self._given(), **typed}) if typed else self
+        return options.model_copy(update=taken) if taken else options
 
     def _given(self) -> dict[str, Any]:
         """The fields that were set, under the names that the text uses."""
         fields = type(self).model_fields
         return {fields[name].alias or name: getattr(self, name) for name in fields if name in self.model_fields_set}
+
+
+@cache
+def _declared_references(options: type[Options]) -> frozenset[str]:
+    """Fields whose type is `Reference`."""
+    fields = options.model_fields.items()
+    return frozenset(name for name, info in fields if Reference in (info.annotation, *get_args(info.annotation)))
 
 
 def _substitute(value: Any, lookup: Callable[[AnyReference], Any]) -> Any:

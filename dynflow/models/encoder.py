@@ -1,0 +1,110 @@
+"""Sentence embeddings on the CPU: all-MiniLM-L6-v2 in 8 bits, with onnxruntime and tokenizers alone.
+
+The files lie in `minilm/`; its README.md says where they come from, how they were made and how true they are to the
+float model. `scripts/export_minilm.py` makes them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynflow.errors import ArtefactError, MissingDependency
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+FOLDER = Path(__file__).parent / "minilm"
+SHA256 = {
+    "model.onnx": "789ce1ca44a7e7196b5b04d32b3b3109001a0556d0de6550ad51cffb64baf178",
+    "tokenizer.json": "71a31309bdd802f1a40845b0aceb02fb4cf6f4b81c712ae33aaff676df227115",
+}
+DIMENSIONS = 384
+MAX_TOKENS = 256  # what the model was trained on; longer texts are cut
+BATCH = 16
+MAX_CHARACTERS = 16_384  # far more than MAX_TOKENS needs: keeps the tokenizer's time bounded
+
+
+class Encoder:
+    """Turns texts into unit vectors whose dot product is their similarity. Cheap to make; loads on first use.
+
+    `threads` is the number of CPU threads of one call. Safe to use from several threads at once.
+    """
+
+    def __init__(self, folder: Path = FOLDER, *, threads: int = 1) -> None:
+        self._folder = folder
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._loaded: tuple[Any, Any] | None = None
+
+    @staticmethod
+    @functools.cache
+    def shared() -> Encoder:
+        """The process's one encoder of the shipped model, so that it is loaded once."""
+        return Encoder()
+
+    def warm_up(self) -> None:
+        """Load model and tokenizer now. Raises MissingDependency, or ArtefactError for a damaged file."""
+        self._load()
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embeddings of `texts`, in their order: float32 of shape [len(texts), 384], each of length 1.
+
+        A text counts up to its 256th token. A vector does not depend on the texts beside it. Raises as `warm_up`.
+        """
+        session, tokenizer = self._load()
+        import numpy as np
+
+        tokens = [tokenizer.encode(text[:MAX_CHARACTERS]).ids for text in texts]
+        vectors = np.zeros((len(texts), DIMENSIONS), dtype=np.float32)
+        order = sorted(range(len(texts)), key=lambda index: len(tokens[index]))  # like lengths together: less padding
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            ids = np.zeros((len(rows), len(tokens[rows[-1]])), dtype=np.int64)
+            mask = np.zeros(ids.shape, dtype=np.int32)
+            for row, index in enumerate(rows):
+                ids[row, : len(tokens[index])] = tokens[index]
+                mask[row, : len(tokens[index])] = 1
+            (vectors[rows],) = session.run(None, {"ids": ids, "mask": mask})
+        return vectors
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            with self._lock:
+                if self._loaded is None:
+                    self._loaded = _open(self._folder, self._threads)
+        return self._loaded
+
+
+def _open(folder: Path, threads: int) -> tuple[Any, Any]:
+    try:
+        import onnxruntime
+        import tokenizers
+    except ImportError as error:
+        raise MissingDependency(error.name or "onnxruntime", 'pip install "dynflow[quickstart]"') from error
+
+    model, tokenizer = (_verified(folder / name, digest) for name, digest in SHA256.items())
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return session, tokenizers.Tokenizer.from_str(tokenizer.decode())
+
+
+def _verified(path: Path, digest: str) -> bytes:
+    """The file's bytes, the very ones whose checksum was compared."""
+    mend = "reinstall dynflow, or make it again with scripts/export_minilm.py"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be read ({error.strerror}): {mend}") from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ArtefactError(f"{path} is damaged (its SHA-256 is not the expected one): {mend}")
+    return data

@@ -1,0 +1,193 @@
+"""A trained difficulty classifier on disk, and what it says of a text.
+
+An artefact is a folder: `head.safetensors` (the numbers), `head.json` (what they are, and their checksum) and
+`README.md` (the model card).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynflow.errors import ArtefactError, MissingDependency
+from dynflow.nodes.difficulty_classifier.estimators import KINDS, STRONG, WEAK, Estimator, Ridge
+from dynflow.nodes.difficulty_classifier.features import NAMES, normalise
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dynflow.nodes.difficulty_classifier.estimators import Array
+
+FORMAT = 1
+SHIPPED = Path(__file__).parent / "artefacts"
+HARD_FROM = 0.5
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the classifier says of one text.
+
+    `score` 0…1: the share of the reference traffic whose predicted gain is lower, so that a threshold reads as the
+    expected cheap share; `label`: `hard` from 0.5; `quality`: P(good answer) of `weak` and `strong`; `confidence` 0…1:
+    how far the score is from the divide, 0 on it.
+    """
+
+    score: float
+    label: str
+    quality: dict[str, float]
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Head:
+    """The numbers of an artefact.
+
+    `quantiles` [q] of the predicted gain on the reference traffic; `calibration` [2, 2], slope and offset of the
+    logistic per route (Platt 1999); `hashes` uint64 [rows] of the training texts.
+    """
+
+    ridge: Ridge
+    quantiles: Array
+    calibration: Array
+    hashes: NDArray[np.uint64]
+
+    def tensors(self) -> dict[str, Any]:
+        return {**vars(self.ridge), **{name: value for name, value in vars(self).items() if name != "ridge"}}
+
+
+class Predictor:
+    """A difficulty classifier ready to use. Loads its numbers on first use; safe to share between threads."""
+
+    def __init__(self, folder: Path, kind: str, digest: str) -> None:
+        self.folder = folder
+        self.kind = kind
+        self._digest = digest
+        self._lock = threading.Lock()
+        self._loaded: tuple[Estimator, Head] | None = None
+
+    def warm_up(self) -> None:
+        """Load all that is needed now. Raises ArtefactError or MissingDependency."""
+        self.predict(["warm up"])
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """One prediction per text, in order; each text is judged alone. Raises as `warm_up`."""
+        estimator, head = self._load()
+        if not texts:
+            return []
+        import numpy as np
+
+        raw = estimator.predict(texts)
+        scores = score(raw, head.quantiles)
+        quality = calibrated(raw, head.calibration)
+        if not (np.isfinite(scores).all() and np.isfinite(quality).all()):
+            raise ArtefactError(f"{self.folder} predicts no finite numbers: train it again")
+        return [
+            Prediction(
+                score=float(value),
+                label="hard" if value >= HARD_FROM else "easy",
+                quality={"weak": float(good[WEAK]), "strong": float(good[STRONG])},
+                confidence=abs(2 * float(value) - 1),
+            )
+            for value, good in zip(scores, quality, strict=True)
+        ]
+
+    def training_hashes(self) -> frozenset[int]:
+        """`row_hash` of every text that it was trained on."""
+        return frozenset(self._load()[1].hashes.tolist())
+
+    def _load(self) -> tuple[Estimator, Head]:
+        if self._loaded is None:
+            with self._lock:
+                if self._loaded is None:
+                    head = _read_head(self.folder / "head.safetensors", self._digest)
+                    estimator = KINDS[self.kind](ridge=head.ridge)
+                    if head.ridge.weights.shape != (sum(estimator.block_sizes), 2):
+                        raise ArtefactError(f"{self.folder} was made for other features: train it again")
+                    self._loaded = estimator, head
+        return self._loaded
+
+
+def load(name_or_path: str) -> Predictor:
+    """The predictor of a shipped artefact (`embedding`, `surface`) or of an artefact's folder. Cheap: reads JSON only.
+
+    Raises ArtefactError for what is neither, or is damaged.
+    """
+    folder = SHIPPED / name_or_path if name_or_path in KINDS else Path(name_or_path).expanduser()
+    description = folder / "head.json"
+    if not description.is_file():
+        near = difflib.get_close_matches(name_or_path, KINDS, n=1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ArtefactError(
+            f"no difficulty estimator {name_or_path!r}{meant}: use {' or '.join(KINDS)}, or a folder that "
+            f"`dynflow train difficulty` has made"
+        )
+    try:
+        facts = json.loads(description.read_text(encoding="utf-8"))
+        made_with, kind, features, digest = (facts[key] for key in ("format", "kind", "features", "sha256"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtefactError(f"{description} is damaged ({error!r}): restore it, or train again") from error
+    if made_with != FORMAT or kind not in KINDS or features != feature_digest():
+        raise ArtefactError(f"{folder} was made by another version of dynflow: train it again")
+    return Predictor(folder, kind, digest)
+
+
+def save(folder: Path, kind: str, head: Head, facts: dict[str, Any], card: str) -> None:
+    """Write an artefact; the same content gives the same bytes. `facts` are kept in `head.json`."""
+    from safetensors.numpy import save as serialise
+
+    data = serialise(head.tensors())
+    own = {"format": FORMAT, "kind": kind, "features": feature_digest(), "sha256": hashlib.sha256(data).hexdigest()}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "head.safetensors").write_bytes(data)
+    (folder / "head.json").write_text(json.dumps({**own, **facts}, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def score(raw: Array, quantiles: Array) -> Array:
+    """Percentile 0…1 of the predicted gain, strong less weak, among the reference's quantiles."""
+    import numpy as np
+
+    return np.interp(raw[:, STRONG] - raw[:, WEAK], quantiles, np.linspace(0, 1, len(quantiles)))
+
+
+def calibrated(raw: Array, calibration: Array) -> Array:
+    """P(good) per route, [n, 2], from raw predicted qualities."""
+    import numpy as np
+
+    probability: Array = 1 / (1 + np.exp(-(raw * calibration[:, 0] + calibration[:, 1])))
+    return probability
+
+
+def row_hash(text: str) -> int:
+    """64 bits that tell a training text again, whatever its padding, white space or case."""
+    return int.from_bytes(hashlib.sha256(normalise(text).casefold().encode()).digest()[:8], "big")
+
+
+def feature_digest() -> str:
+    """Tells whether an artefact was made for the features of this version."""
+    return hashlib.sha256("\n".join(NAMES).encode()).hexdigest()[:16]
+
+
+def _read_head(path: Path, digest: str) -> Head:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load as deserialise
+    except ImportError as error:
+        raise MissingDependency(error.name or "safetensors", 'pip install "dynflow[quickstart]"') from error
+    try:
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise ArtefactError(f"{path} is damaged (head.json has another SHA-256): restore it, or train again")
+        tensors = deserialise(data)
+        ridge = Ridge(**{name: tensors.pop(name) for name in ("mean", "scale", "weights", "intercept")})
+        return Head(ridge, **tensors)
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise ArtefactError(f"{path} is damaged ({error}): restore it, or train again") from error

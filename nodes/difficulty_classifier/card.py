@@ -1,0 +1,110 @@
+"""The model card of a trained difficulty classifier."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dynflow.nodes.difficulty_classifier.train import Row
+
+_CARD = """\
+# Difficulty classifier, `{kind}`
+
+Tells from a request alone how much more a strong model would add to a weak one's answer. Written by
+`dynflow train difficulty`; do not edit by hand.
+
+**Made of**: ridge regressions on {features}, one per route, penalties {penalties}.
+Lettered choices at the end of a question are not read. `score` is the percentile of the predicted gain (strong less
+weak) on the training rows, each predicted by a model that did not see it; `quality` is P(good) per route by Platt
+scaling.
+
+**Trained on** {rows} rows:
+
+| source | rows | weak's mean quality | strong's |
+|---|---|---|---|
+{sources}
+
+| file | SHA-256 |
+|---|---|
+{files}
+
+**Figures**, five-fold cross-validated; rows that share twelve words in a row stay in one fold. APGR is RouteLLM's
+(arXiv 2406.18665 §4; 0.5 is random), AUC is of "strong is better than weak", Brier scores are of `quality`, beside
+those of always saying the mean.
+
+| rows | n | APGR | APGR of prompt length | AUC | Spearman with the gain | Brier weak | Brier strong |
+|---|---|---|---|---|---|---|---|
+{figures}
+
+The rows "topics never trained on" hold out whole topics: expect those figures on traffic that is unlike the training
+rows, and train on your own outcomes for better ones.
+{lowest}
+**Use**: to order requests by how much they need the strong model, with a threshold calibrated on your own traffic. It
+is a weak signal: it saves money on average and is wrong on many single requests, so check the answers where that
+matters.
+**Not for** judging people, grading answers, or any text as a statement of how hard it is for a human. English only.
+`head.safetensors` holds 64-bit hashes of the training texts, so that an evaluation can leave them out.
+"""
+
+_MADE_OF = {
+    "surface": "surface features (length, numbers, signs, kinds of words)",
+    "embedding": "the all-MiniLM-L6-v2 embedding and surface features (length, numbers, signs, kinds of words)",
+}
+
+
+def render_card(
+    kind: str,
+    rows: list[Row],
+    files: dict[str, str],
+    penalties: tuple[float, ...],
+    figures: dict[str, dict[str, float]],
+) -> str:
+    """Markdown; `files` are SHA-256 sums by name, `figures` the measures by name of the rows."""
+    counts = Counter(row.source for row in rows)
+    return _CARD.format(
+        kind=kind,
+        features=_MADE_OF[kind],
+        penalties=" and ".join(f"{penalty:g}" for penalty in penalties),
+        rows=len(rows),
+        sources="\n".join(
+            f"| {source} | {count} | {_mean(rows, 'source', source, 'weak'):.3f} "
+            f"| {_mean(rows, 'source', source, 'strong'):.3f} |"
+            for source, count in sorted(counts.items())
+        ),
+        files="\n".join(f"| `{name}` | `{digest}` |" for name, digest in files.items()),
+        figures="\n".join(
+            f"| {name} | {f['rows']} | {f['apgr']:.3f} | {f['apgr_length']:.3f} | {f['auc']:.3f} | {f['spearman']:.3f} "
+            f"| {f['brier_weak']:.3f} ({f['base_weak']:.3f}) | {f['brier_strong']:.3f} ({f['base_strong']:.3f}) |"
+            for name, f in figures.items()
+        ),
+        lowest=_where_strong_is_worse(rows),
+    )
+
+
+def _where_strong_is_worse(rows: list[Row]) -> str:
+    """Topics in which the strong route is recorded as worse: the classifier learns to keep them cheap."""
+    counts = Counter(row.topic for row in rows)
+    found = []
+    for topic, count in sorted(counts.items()):
+        weak, strong = (_mean(rows, "topic", topic, route) for route in ("weak", "strong"))
+        if count >= 20 and strong < weak:
+            found.append(f"- `{topic}`: {count} rows, weak {weak:.2f}, strong {strong:.2f}")
+    if not found:
+        return ""
+    return "\n".join(
+        [
+            "",
+            "**Recorded against expectation.** In these topics the strong route is graded below the weak one.",
+            "Where that is a fault of the grading (a reply that shows its working instead of a letter), the classifier",
+            "has learnt the fault and keeps such requests cheap:",
+            "",
+            *found,
+            "",
+        ]
+    )
+
+
+def _mean(rows: list[Row], part: str, name: str, route: str) -> float:
+    values = [getattr(row, route) for row in rows if getattr(row, part) == name]
+    return float(sum(values) / len(values))

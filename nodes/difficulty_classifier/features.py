@@ -1,0 +1,152 @@
+"""What can be seen of a request without a model: its normalised text, and some thirty surface features.
+
+Normalising comes first, because prompts are hostile: whoever pads a text, writes it in look-alike letters or hides
+characters in it should not get another route for it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+MAX_CHARACTERS = 4_000  # what is measured of a text, half from its head and half from its tail
+_MAX_RAW = 200_000  # what is looked at of a text, likewise
+_INVISIBLE = {"Cc", "Cf", "Co", "Cs"}
+_LOOKALIKES = str.maketrans(
+    "АВЕЅІЈКМНОРСТУХаеѕіјорсухһԁԛԝӏΑΒΕΖΗΙΚΜΝΟΡΤΥΧοıɡ",  # noqa: RUF001 (they are the point)
+    "ABESIJKMHOPCTYXaesijopcyxhdqwlABEZHIKMNOPTYXoig",
+)
+_LINE_OR_SENTENCE = re.compile(r"(?<=\n)|(?<=[.!?])(?=\s)")
+_CHOICES = re.compile(r"(?:\n\(?[A-Z][.)] ?.*){2,}(?:\nAnswer:?)?\s*$")
+
+
+def normalise(text: str) -> str:
+    """The text as the classifier reads it, at most 4,000 characters: head and tail of a longer one.
+
+    Compatibility forms become plain (NFKC), invisible characters go, look-alike letters and stacked accents in a mostly
+    Latin text become plain Latin, white space and repeated signs, letters, words, lines and sentences are collapsed.
+    Upper and lower case stay.
+    """
+    text = _head_and_tail(unicodedata.normalize("NFKC", _head_and_tail(text, _MAX_RAW)), _MAX_RAW)
+    text = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in _INVISIBLE)
+    if not text.isascii() and _mostly_latin(text):
+        text = "".join(c for c in text if unicodedata.category(c) != "Mn").translate(_LOOKALIKES)
+    text = re.sub(r"[^\S\n]+", " ", text)
+    text = re.sub(r" ?\n[ \n]*", "\n", text)
+    text = re.sub(r"([^\w\s]|_)\1{3,}", r"\1\1\1", text)
+    text = re.sub(r"([^\W\d_])\1{4,}", r"\1", text)
+    text = re.sub(r"\b(\w{1,30})(?:\W{1,3}\1\b){3,}", r"\1", text)
+    return _head_and_tail(_without_repeats(text).strip(), MAX_CHARACTERS)
+
+
+def _without_repeats(text: str) -> str:
+    """Each line or sentence at most twice; short ones, such as `A. 8`, may recur."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for piece in _LINE_OR_SENTENCE.split(text):
+        key = piece.strip().casefold()
+        seen[key] += 1
+        if seen[key] <= 2 or len(key) <= 12:
+            kept.append(piece)
+    return "".join(kept)
+
+
+def reading(text: str) -> str:
+    """What the classifier reads of a request: its normalised text without lettered choices at the end.
+
+    Without the choices, a test question and the same question asked in a chat are one: what was learnt from recorded
+    benchmarks then holds for chats, and it ranks the benchmarks' own questions better too.
+    """
+    text = normalise(text)
+    return _CHOICES.sub("", text) or text
+
+
+def _head_and_tail(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}\n{text[1 - most // 2 :]}"
+
+
+def _mostly_latin(text: str) -> bool:
+    letters = [c for c in text[:2000] if c.isalpha()]
+    return 2 * sum(c < "ɐ" for c in letters) >= len(letters)
+
+
+def _words(*words: str) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(words)})\b", re.IGNORECASE)
+
+
+# Each counts its matches; a feature's value is log(1 + count). The order is part of every artefact.
+_COUNTS: dict[str, re.Pattern[str]] = {
+    "words": re.compile(r"\w+"),
+    "sentences": re.compile(r"[.!?](?=\s|$)"),
+    "lines": re.compile(r"\n"),
+    "questions": re.compile(r"\?"),
+    "numbers": re.compile(r"\d+(?:[.,]\d+)*"),
+    "big_numbers": re.compile(r"\d[\d,]{3,}"),
+    "fractions": re.compile(r"\d\s?(?:[/\u2044]\s?\d|%)|\b(?:half|third|quarter|percent|twice|double|triple)\b"),
+    "money": re.compile(r"[$€£]|\b(?:dollars?|cents?|euros?)\b", re.IGNORECASE),
+    "operators": re.compile(r"[=<>+*^|\u2200-\u22ff\u2190-\u21ff]|\d\s*[-/]\s*\d"),
+    "formulas": re.compile(r"\\[a-zA-Z]+|\b[a-zA-Z]\s?[\^_=(]|\b\d+[a-z]\b|\b[xyz]\b"),
+    "code": re.compile(r"```|[{};]|\(\)|==|->|\b(?:def|class|return|import|function|SELECT|void|int)\b"),
+    "quotes": re.compile(r"[\"“”]"),
+    "blanks": re.compile(r"_{2,}|\.\.\.|:$"),
+    "capitals": re.compile(r"\b[A-Z][a-z]+"),
+    "acronyms": re.compile(r"\b[A-Z]{2,}\b"),
+    "long_words": re.compile(r"\b[^\W\d]{10,}\b"),
+    "lookups": _words("who", "when", "where", "which", "what", "whose"),
+    "reasons": _words("why", "how", "explain", "because", "reason", "justify"),
+    "quantities": _words(
+        "how (?:many|much|long|far|old|often)", "total", "average", "sum", "remaining", "left", "each"
+    ),
+    "conditions": _words("if", "suppose", "assume", "given", "let", "unless", "when", "whenever"),
+    "derivations": _words("prove", "proof", "derive", "show that", "theorem", "integral", "derivative", "solve"),
+    "calculations": _words("calculate", "compute", "find", "determine", "estimate", "evaluate", "probability"),
+    "writing": _words("write", "translate", "summari[sz]e", "rewrite", "list", "compose", "draft", "story", "poem"),
+    "negations": _words("not", "no", "never", "except", "least", "false", "incorrect", "cannot", r"\w+n't"),
+    "comparisons": _words("more", "less", "most", "than", "best", "greater", "fewer", "compared?", "same", "between"),
+    "sequences": _words("then", "after", "before", "first", "next", "finally", "later", "per", "every", "day", "week"),
+    "statements": _words("statements?", "following", "according", "scenarios?", "passage", "true"),
+}
+
+
+def _shares(text: str) -> list[float]:
+    """Shares of the text, each 0…1, and the mean length of its words over ten."""
+    length = max(len(text), 1)
+    words = text.split()
+    return [
+        sum(c.isdigit() for c in text) / length,
+        sum(c.isupper() for c in text) / length,
+        sum(not c.isalnum() and not c.isspace() for c in text) / length,
+        sum(not c.isascii() for c in text) / length,
+        len({word.casefold() for word in words}) / max(len(words), 1),
+        sum(map(len, words)) / max(len(words), 1) / 10,
+    ]
+
+
+NAMES: tuple[str, ...] = (
+    "characters", *_COUNTS,
+    "digit_share", "upper_share", "sign_share", "foreign_share", "distinct_share", "word_length",
+)  # fmt: skip
+
+
+def surface_features(texts: Sequence[str]) -> NDArray[np.float32]:
+    """Features of normalised texts: float32 of shape [len(texts), len(NAMES)], columns as in `NAMES`."""
+    import numpy as np
+
+    rows = [
+        [
+            math.log1p(len(text)),
+            *(math.log1p(sum(1 for _ in pattern.finditer(text))) for pattern in _COUNTS.values()),
+            *_shares(text),
+        ]
+        for text in texts
+    ]
+    return np.array(rows, dtype=np.float32).reshape(len(texts), len(NAMES))

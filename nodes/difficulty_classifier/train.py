@@ -1,0 +1,227 @@
+"""Train a difficulty classifier from outcome files: what `dynflow train difficulty` does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynflow.errors import InputError
+from dynflow.nodes.difficulty_classifier import artefact, features, measures
+from dynflow.nodes.difficulty_classifier.card import render_card
+from dynflow.nodes.difficulty_classifier.estimators import KINDS, STRONG, WEAK, Estimator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from numpy.typing import NDArray
+
+    from dynflow.nodes.difficulty_classifier.measures import Array
+
+    Folds = NDArray[np.int64]
+    Progress = Callable[[int, int, str], None]
+
+FEWEST_ROWS = 100
+QUANTILES = 1001
+_CHUNK = 256  # texts whose features are kept at a time, so that a killed run goes on where it was
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request of an outcome file, with the quality 0…1 that each route reached."""
+
+    id: str
+    text: str
+    weak: float
+    strong: float
+
+    @property
+    def source(self) -> str:
+        """The first part of the id, such as `mmlu`."""
+        return self.id.split("/")[0]
+
+    @property
+    def topic(self) -> str:
+        """The first two parts of the id, such as `mmlu/anatomy`."""
+        return "/".join(self.id.split("/")[:2])
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a training made: `figures` are cross-validated, by name of the rows that they were taken on."""
+
+    out: Path
+    kind: str
+    rows: int
+    penalties: tuple[float, ...]
+    figures: dict[str, dict[str, float]]
+
+
+def train(
+    outcome_files: Sequence[Path],
+    kind: str,
+    out: Path,
+    *,
+    weak: str = "weak",
+    strong: str = "strong",
+    progress: Progress = lambda done, total, what: None,
+) -> Report:
+    """Learn from outcome files how much `strong` adds to `weak`, and write an artefact into the folder `out`.
+
+    `kind` is `embedding` or `surface`. The same input gives the same bytes. A run that was killed goes on from the
+    features it had computed. Raises InputError, with the numbers of all bad lines, and writes nothing then.
+    """
+    if kind not in KINDS:
+        raise InputError(f"unknown kind of estimator {kind!r}: use {' or '.join(KINDS)}")
+    rows = [row for path in outcome_files for row in read_rows(path, weak, strong)]
+    if len(rows) < FEWEST_ROWS:
+        raise InputError(f"{len(rows)} rows are too few to learn from: give at least {FEWEST_ROWS}")
+    texts = [row.text for row in rows]
+    quality = np.array([[row.weak, row.strong] for row in rows])
+    if (quality[:, STRONG] == quality[:, WEAK]).all():
+        raise InputError(f"{weak!r} and {strong!r} are equally good on every row: there is nothing to learn")
+
+    estimator = KINDS[kind]()
+    measured = _features(estimator, texts, out / ".features", progress)
+    groups: list[Hashable] = list(measures.near_duplicates([features.reading(text) for text in texts]))
+    folds = measures.folds_of(groups)
+    trials = []
+    for done, penalties in enumerate(estimator.grid):
+        progress(done, len(estimator.grid), "cross-validation")
+        trials.append((_gain_error(_cross_fit(kind, penalties, measured, quality, folds), quality), penalties))
+    progress(len(estimator.grid), len(estimator.grid), "cross-validation")
+    penalties = min(trials)[1]
+
+    held_out = _cross_fit(kind, penalties, measured, quality, folds)
+    gain = held_out[:, STRONG] - held_out[:, WEAK]
+    quantiles = np.quantile(gain, np.linspace(0, 1, QUANTILES)).astype(np.float32)
+    calibration = np.array(
+        [measures.fit_logistic(held_out[:, route], quality[:, route]) for route in (WEAK, STRONG)], dtype=np.float32
+    )
+    figures = _figures(rows, held_out, quality, calibration)
+    topics: list[Hashable] = [row.topic for row in rows]
+    if len(set(topics)) >= measures.FOLDS:
+        unseen = _cross_fit(kind, penalties, measured, quality, measures.folds_of(topics))
+        figures |= {
+            f"{name}, topics never trained on": figure
+            for name, figure in _figures(rows, unseen, quality, calibration).items()
+        }
+
+    final = KINDS[kind](penalties)
+    final.fit_features(measured, quality)
+    assert final.ridge is not None
+    hashes = np.array(sorted({artefact.row_hash(text) for text in texts}), dtype=np.uint64)
+    head = artefact.Head(final.ridge, quantiles, calibration, hashes)
+    report = Report(out, kind, len(rows), penalties, figures)
+    facts = {"rows": len(rows), "penalties": penalties, "figures": figures}
+    sources = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in outcome_files}
+    artefact.save(out, kind, head, facts, render_card(kind, rows, sources, penalties, figures))
+    shutil.rmtree(out / ".features", ignore_errors=True)
+    return report
+
+
+def read_rows(path: Path, weak: str, strong: str) -> list[Row]:
+    """The rows of an outcome file. Raises InputError that lists every bad line with its fault."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    rows, faults = [], []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(_row(json.loads(line), weak, strong))
+        except (ValueError, KeyError, TypeError) as error:
+            fault = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+            faults.append(f"  line {number}: {fault}")
+    if faults:
+        shown = faults[:20] + ([f"  … and {len(faults) - 20} more"] if len(faults) > 20 else [])
+        raise InputError("\n".join([f"{path}: {len(faults)} of {len(lines)} lines are no outcomes:", *shown]))
+    return rows
+
+
+def _row(record: Any, weak: str, strong: str) -> Row:
+    if not isinstance(record, dict):
+        raise ValueError("is not a JSON object")
+    text = record["prompt"] if "prompt" in record else _last_user_turn(record["messages"])
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("has no text in `prompt` or `messages`")
+    values = []
+    for route in (weak, strong):
+        value = record["outcomes"][route]["quality"]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ValueError(f"`outcomes.{route}.quality` is {value!r}, not a number from 0 to 1")
+        values.append(float(value))
+    return Row(str(record["id"]), text, *values)
+
+
+def _last_user_turn(messages: Any) -> Any:
+    if not isinstance(messages, list):
+        raise ValueError("`messages` is not a list")
+    return next((turn.get("content") for turn in reversed(messages) if turn.get("role") in ("user", "human")), None)
+
+
+def _features(estimator: Estimator, texts: list[str], cache: Path, progress: Progress) -> Array:
+    """Features of all texts, chunk by chunk; finished chunks are found again in `cache`."""
+    from dynflow.models.encoder import SHA256
+
+    code = hashlib.sha256(Path(features.__file__).read_bytes()).hexdigest()
+    cache.mkdir(parents=True, exist_ok=True)
+    chunks = []
+    for start in range(0, len(texts), _CHUNK):
+        progress(start, len(texts), "features")
+        chunk = texts[start : start + _CHUNK]
+        key = hashlib.sha256(json.dumps([estimator.kind, code, SHA256, chunk]).encode()).hexdigest()
+        path = cache / f"{key}.npy"
+        if not path.is_file():
+            unfinished = path.with_suffix(".part.npy")
+            np.save(unfinished, estimator.features(chunk), allow_pickle=False)
+            os.replace(unfinished, path)
+        chunks.append(np.load(path, allow_pickle=False))
+    progress(len(texts), len(texts), "features")
+    return np.concatenate(chunks)
+
+
+def _cross_fit(kind: str, penalties: tuple[float, ...], measured: Array, quality: Array, folds: Folds) -> Array:
+    """Each row's raw predicted qualities, [n, 2], from an estimator that did not see its fold."""
+    predicted = np.zeros(quality.shape)
+    for fold in range(measures.FOLDS):
+        test = folds == fold
+        estimator = KINDS[kind](penalties)
+        estimator.fit_features(measured[~test], quality[~test])
+        predicted[test] = estimator.predict_features(measured[test])
+    return predicted
+
+
+def _gain_error(predicted: Array, quality: Array) -> float:
+    difference = predicted - quality
+    return float(np.square(difference[:, STRONG] - difference[:, WEAK]).mean())
+
+
+def _figures(rows: list[Row], predicted: Array, quality: Array, calibration: Array) -> dict[str, dict[str, float]]:
+    """The measures on all rows and on each source."""
+    sources = np.array([row.source for row in rows])
+    length = np.array([len(features.reading(row.text)) for row in rows])
+    gain = predicted[:, STRONG] - predicted[:, WEAK]
+    good = artefact.calibrated(predicted, calibration)
+    names = sorted(set(sources.tolist()))
+    kept = {"all": np.ones(len(rows), dtype=bool), **({name: sources == name for name in names} if names[1:] else {})}
+    return {
+        name: {
+            "rows": int(rows_of.sum()),
+            "apgr": round(measures.average_gap_recovered(gain[rows_of], *quality[rows_of].T), 4),
+            "apgr_length": round(measures.average_gap_recovered(length[rows_of], *quality[rows_of].T), 4),
+            "auc": round(measures.area_under_curve(gain[rows_of], (quality[:, STRONG] > quality[:, WEAK])[rows_of]), 4),
+            "spearman": round(measures.rank_correlation(gain[rows_of], np.subtract(*quality[rows_of].T[::-1])), 4),
+            "brier_weak": round(float(np.square(good - quality)[rows_of, WEAK].mean()), 4),
+            "brier_strong": round(float(np.square(good - quality)[rows_of, STRONG].mean()), 4),
+            "base_weak": round(float(quality[rows_of, WEAK].var()), 4),
+            "base_strong": round(float(quality[rows_of, STRONG].var()), 4),
+        }
+        for name, rows_of in kept.items()
+    }

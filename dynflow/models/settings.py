@@ -15,7 +15,7 @@ PROVIDERS: tuple[str, ...] = get_args(Provider)
 class Price(BaseModel):
     """USD per million tokens, and per second of local compute."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     input: float = Field(default=0.0, ge=0, description="USD per million prompt tokens")
     output: float = Field(default=0.0, ge=0, description="USD per million completion tokens")
@@ -28,7 +28,7 @@ class Price(BaseModel):
 class Capabilities(BaseModel):
     """What a model can take; unknown (None) never closes an edge."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     tools: bool | None = Field(default=None, description="can call tools")
     images: bool | None = Field(default=None, description="reads images")

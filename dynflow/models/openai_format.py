@@ -1,0 +1,85 @@
+"""Reads the OpenAI chat protocol, whole answers and streams alike, into LangChain chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.exceptions import ModelConnectionError
+from langchain_core.messages import AIMessageChunk
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
+from langchain_core.messages.tool import ToolCallChunk
+from langchain_core.outputs import ChatGenerationChunk
+
+
+class Reader:
+    """Turns the events of one answer into chunks.
+
+    `feed` gives a chunk for each event that carries content; `end` gives the last one, with usage, finish reason and
+    timings. An answer that ends without a finish reason was cut off: `end` raises ModelConnectionError, because half
+    an answer must not pass for a whole one.
+    """
+
+    def __init__(self, model: str, provider: str) -> None:
+        self._about: dict[str, Any] = {"model_name": model, "model_provider": provider}
+        self._finish_reason: str | None = None
+        self._usage: UsageMetadata | None = None
+
+    def feed(self, event: Mapping[str, Any]) -> ChatGenerationChunk | None:
+        """Read one event: `chat.completion.chunk`, or a whole `chat.completion`."""
+        if event.get("usage"):
+            self._usage = usage(event["usage"])
+        if event.get("timings"):
+            self._about["timings"] = dict(event["timings"])
+        choice = next(iter(event.get("choices") or ()), None)
+        if choice is None:
+            return None
+        self._finish_reason = choice.get("finish_reason") or self._finish_reason
+        return _chunk(choice.get("delta") or choice.get("message") or {}, choice.get("logprobs"))
+
+    def end(self) -> ChatGenerationChunk:
+        """The last chunk. Raises ModelConnectionError if no finish reason was read."""
+        if self._finish_reason is None:
+            raise ModelConnectionError(
+                f"the answer of {self._about['model_name']} was cut off: its stream ended without a finish reason"
+            )
+        last = AIMessageChunk(content="", usage_metadata=self._usage, chunk_position="last")
+        return ChatGenerationChunk(message=last, generation_info={"finish_reason": self._finish_reason, **self._about})
+
+
+def _chunk(delta: Mapping[str, Any], logprobs: Mapping[str, Any] | None) -> ChatGenerationChunk | None:
+    text = delta.get("content") or ""
+    calls = [_tool_call(call) for call in delta.get("tool_calls") or ()]
+    extra = {key: delta[key] for key in ("reasoning_content", "refusal") if delta.get(key)}
+    tokens = (logprobs or {}).get("content")
+    if not (text or calls or extra or tokens):
+        return None
+    message = AIMessageChunk(content=text, tool_call_chunks=calls, additional_kwargs=extra)
+    return ChatGenerationChunk(
+        message=message, generation_info={"logprobs": {"content": list(tokens)}} if tokens else None
+    )
+
+
+def _tool_call(call: Mapping[str, Any]) -> ToolCallChunk:
+    function = call.get("function") or {}
+    return ToolCallChunk(
+        name=function.get("name"),
+        args=function.get("arguments"),
+        id=call.get("id"),
+        index=call.get("index"),
+        type="tool_call_chunk",
+    )
+
+
+def usage(counts: Mapping[str, Any]) -> UsageMetadata:
+    """Token counts in LangChain's form, with cached and reasoning tokens where they are told."""
+    prompt, completion = int(counts.get("prompt_tokens") or 0), int(counts.get("completion_tokens") or 0)
+    total = int(counts.get("total_tokens") or prompt + completion)
+    found = UsageMetadata(input_tokens=prompt, output_tokens=completion, total_tokens=total)
+    cached = (counts.get("prompt_tokens_details") or {}).get("cached_tokens")
+    if cached is not None:
+        found["input_token_details"] = InputTokenDetails(cache_read=int(cached))
+    reasoning = (counts.get("completion_tokens_details") or {}).get("reasoning_tokens")
+    if reasoning is not None:
+        found["output_token_details"] = OutputTokenDetails(reasoning=int(reasoning))
+    return found

@@ -1,0 +1,303 @@
+"""litellm as chat model, against a real llama.cpp server, and against a server that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from langchain_core import exceptions as lc
+from langchain_core.messages import AIMessageChunk, ToolMessage
+
+from dynflow.errors import MissingDependency, RefusedByModel
+from dynflow.models.embedded import locate
+from dynflow.models.litellm import LiteLLMChat
+from dynflow.models.settings import ModelSettings
+from dynflow.models.store import create
+
+pytest.importorskip("litellm")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # litellm uses what pydantic is about to drop
+KEY = "sk-canary-5ecret"
+SPIDER = "How many legs has a spider?"
+
+
+def chat(base: str, **settings: Any) -> LiteLLMChat:
+    given = {"temperature": 0.0, "max_tokens": 24, "api_key": KEY, **settings}
+    model = create(ModelSettings(provider="litellm", model="openai/smollm2", api_base=base, **given), "large")
+    assert isinstance(model, LiteLLMChat)
+    return model
+
+
+@pytest.fixture(scope="module")
+def llama() -> Iterator[LiteLLMChat]:
+    """SmolLM2 behind a real HTTP server that speaks the OpenAI protocol and wants a key."""
+    xllamacpp = pytest.importorskip("xllamacpp")
+    params = xllamacpp.CommonParams()
+    params.model.path = str(locate("embedded/smollm2-135m-instruct"))
+    params.n_ctx, params.verbosity, params.api_keys, params.cpuparams.n_threads = 2048, -1, [KEY], 1
+    server = xllamacpp.Server(params)
+    yield chat(server.listening_address + "/v1")
+    del server
+
+
+class Peer:
+    """A server that answers every request as it is told, and notes when the client goes away."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.gone = threading.Event()
+        self.answer: Callable[[BaseHTTPRequestHandler], None] = lambda handler: None
+        peer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                peer.requests.append({"body": json.loads(body), "headers": dict(self.headers)})
+                self.close_connection = True
+                try:
+                    peer.answer(self)
+                except (BrokenPipeError, ConnectionResetError):
+                    peer.gone.set()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    peer = Peer()
+    yield peer
+    peer.server.shutdown()
+    peer.server.server_close()
+
+
+def send(handler: BaseHTTPRequestHandler, status: int, body: dict[str, Any]) -> None:
+    data = json.dumps(body).encode()
+    handler.send_response(status)
+    handler.send_header("content-type", "application/json")
+    handler.send_header("content-length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+def start_stream(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("content-type", "text/event-stream")
+    handler.send_header("connection", "close")
+    handler.end_headers()
+
+
+def event(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    body = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "smollm2", "choices": [choice]}
+    return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+def cut_off(handler: BaseHTTPRequestHandler) -> None:
+    start_stream(handler)
+    handler.wfile.write(event({"role": "assistant", "content": "Half an"}) + event({"content": " answer"}))
+
+
+def endless(handler: BaseHTTPRequestHandler) -> None:
+    start_stream(handler)
+    for _ in range(2000):
+        handler.wfile.write(event({"role": "assistant", "content": "word "}))
+        handler.wfile.flush()
+        time.sleep(0.01)
+
+
+async def test_all_call_styles_agree(llama: LiteLLMChat) -> None:
+    whole = llama.invoke(SPIDER)
+    assert "8" in whole.text
+    assert whole.usage_metadata is not None
+    assert whole.usage_metadata["input_tokens"] > 20
+    assert whole.response_metadata["finish_reason"] == "stop"
+    assert (await llama.ainvoke(SPIDER)).text == whole.text
+    for chunks in (list(llama.stream(SPIDER)), [chunk async for chunk in llama.astream(SPIDER)]):
+        total = sum(chunks[1:], chunks[0])
+        assert isinstance(total, AIMessageChunk)
+        assert len(chunks) > 5
+        assert total.text == whole.text
+        assert total.usage_metadata is not None
+        assert total.usage_metadata["output_tokens"] == whole.usage_metadata["output_tokens"]
+        assert total.response_metadata["finish_reason"] == "stop"
+
+
+def test_options_reach_the_model(llama: LiteLLMChat) -> None:
+    assert llama.invoke(SPIDER, max_tokens=2).response_metadata["finish_reason"] == "length"
+    assert "legs" not in llama.invoke(SPIDER, stop=["legs"]).text
+
+
+def test_a_context_overflow(llama: LiteLLMChat) -> None:
+    with pytest.raises(lc.ContextOverflowError):
+        llama.invoke("hello " * 5000)
+
+
+def test_a_wrong_key(llama: LiteLLMChat) -> None:
+    assert llama.settings.api_base is not None
+    with pytest.raises(lc.ModelAuthenticationError) as caught:
+        chat(llama.settings.api_base, api_key="sk-wrong-5ecret").invoke(SPIDER)
+    assert "sk-wrong-5ecret" not in str(caught.value)
+
+
+async def test_a_stream_that_breaks_off_raises(peer: Peer) -> None:
+    peer.answer = cut_off
+    seen: list[str] = []
+    with pytest.raises(lc.ModelConnectionError, match="cut off"):
+        seen.extend(chunk.text for chunk in chat(peer.url).stream("hi"))
+    with pytest.raises(lc.ModelConnectionError, match="cut off"):
+        seen.extend([chunk.text async for chunk in chat(peer.url).astream("hi")])
+
+
+async def test_closing_a_stream_closes_the_connection(peer: Peer) -> None:
+    peer.answer = endless
+    stream = chat(peer.url).stream("hi")
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert peer.gone.wait(3)
+    peer.gone.clear()
+    astream = chat(peer.url).astream("hi")
+    async for _ in astream:
+        break
+    await astream.aclose()  # type: ignore[attr-defined]
+    assert await asyncio.to_thread(peer.gone.wait, 3)
+
+
+async def test_cancelling_a_task_closes_the_connection(peer: Peer) -> None:
+    peer.answer = endless
+
+    async def read() -> None:
+        async for _ in chat(peer.url).astream("hi"):
+            pass
+
+    task = asyncio.create_task(read())
+    while not peer.requests and not task.done():
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(peer.gone.wait, 3)
+
+
+@pytest.mark.parametrize(
+    ("status", "family"),
+    [
+        (400, lc.ModelInvalidRequestError),
+        (401, lc.ModelAuthenticationError),
+        (403, lc.ModelPermissionDeniedError),
+        (404, lc.ModelNotFoundError),
+        (429, lc.ModelRateLimitError),
+        (500, lc.ModelAPIError),
+        (503, lc.ModelAPIError),
+    ],
+)
+async def test_every_status_has_its_error_after_one_attempt(peer: Peer, status: int, family: type[Exception]) -> None:
+    peer.answer = lambda handler: send(handler, status, {"error": {"message": f"no, {KEY}", "code": None}})
+    model = chat(peer.url)
+    for call in (lambda: model.invoke("hi"), lambda: list(model.stream("hi"))):
+        with pytest.raises(family) as caught:
+            call()
+        assert KEY not in str(caught.value)
+    with pytest.raises(family):
+        await model.ainvoke("hi")
+    assert len(peer.requests) == 3
+
+
+def test_a_content_filter_is_a_refusal(peer: Peer) -> None:
+    error = {
+        "message": "content management policy",
+        "code": "content_policy_violation",
+        "type": "invalid_request_error",
+    }
+    peer.answer = lambda handler: send(handler, 400, {"error": error})
+    with pytest.raises(RefusedByModel):
+        chat(peer.url).invoke("hi")
+
+
+def test_a_silent_server_times_out(peer: Peer) -> None:
+    peer.answer = lambda handler: time.sleep(1)
+    with pytest.raises(lc.ModelTimeoutError):
+        chat(peer.url, timeout="200ms").invoke("hi")
+
+
+def test_an_unreachable_server() -> None:
+    with pytest.raises(lc.ModelConnectionError):
+        chat("http://127.0.0.1:9/v1").invoke("hi")
+
+
+def test_tools_there_and_back(peer: Peer) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+        send(handler, 200, {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]})
+
+    def weather(city: str) -> str:
+        """The weather in a city."""
+        return city
+
+    peer.answer = answer
+    model = chat(peer.url)
+    asked = model.bind_tools([weather], tool_choice="any").invoke("Weather in Paris?")
+    assert [(made["name"], made["args"]) for made in asked.tool_calls] == [("weather", {"city": "Paris"})]
+    model.invoke([asked, ToolMessage("sunny", tool_call_id="c1")])
+    first, second = (request["body"] for request in peer.requests)
+    assert first["tools"][0]["function"]["name"] == "weather"
+    assert first["tool_choice"] == "required"
+    assert [message["role"] for message in second["messages"]] == ["assistant", "tool"]
+    assert peer.requests[0]["headers"]["Authorization"] == f"Bearer {KEY}"
+
+
+def test_tools_in_a_stream(peer: Peer) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        start_stream(handler)
+        parts = [{"index": 0, "id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"ci'}}]
+        rest = [{"index": 0, "function": {"arguments": 'ty": "Paris"}'}}]
+        handler.wfile.write(event({"role": "assistant", "tool_calls": parts}) + event({"tool_calls": rest}))
+        handler.wfile.write(event({}, "tool_calls") + b"data: [DONE]\n\n")
+
+    peer.answer = answer
+    chunks = list(chat(peer.url).stream("Weather in Paris?"))
+    total = sum(chunks[1:], chunks[0])
+    assert isinstance(total, AIMessageChunk)
+    assert [(made["name"], made["args"]) for made in total.tool_calls] == [("weather", {"city": "Paris"})]
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dynflow.models.litellm import _library
+
+    _library.cache_clear()
+    monkeypatch.setitem(sys.modules, "litellm", None)
+    with pytest.raises(MissingDependency, match=r'pip install "dynflow\[litellm\]"'):
+        chat("http://127.0.0.1:9/v1").invoke("hi")
+
+
+def test_a_failing_call_prints_nothing(peer: Peer) -> None:
+    peer.answer = lambda handler: send(handler, 401, {"error": {"message": "no"}})
+    program = f"""
+from dynflow.models.settings import ModelSettings
+from dynflow.models.store import create
+from langchain_core.exceptions import ModelAuthenticationError
+settings = ModelSettings(provider="litellm", model="openai/m", api_base="{peer.url}", api_key="x")
+try:
+    create(settings, "large").invoke("hi")
+except ModelAuthenticationError:
+    pass
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,31 @@
+"""The benchmarks run to their end and report what they say they do. How fast anything is, no test asks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def test_overhead(tmp_path: Path) -> None:
+    pytest.importorskip("langgraph")
+    file = tmp_path / "overhead.json"
+    command = [sys.executable, str(BENCHMARKS / "overhead.py"), "--quick", "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads(file.read_text(encoding="utf-8"))
+    assert set(results) == {"machine", "styles", "chains", "load", "imports"}
+    expected = {"plain Python", "dynflow", "LCEL RunnableBranch", "LCEL sequence with RunnableBranch", "LangGraph"}
+    for style in ("invoke", "ainvoke", "stream"):
+        samples = results["styles"][style]
+        assert expected <= set(samples)
+        assert all(seconds > 0 for found in samples.values() for seconds in found)
+        assert f"## {style}" in done.stdout
+    assert set(results["chains"]) == {"1", "10", "100"}
+    assert "| invoke, of LCEL's |" in done.stdout
+    assert "`import dynflow`" in done.stdout

@@ -1,0 +1,94 @@
+"""Every example runs as a user would run it, on the real embedded model, and shows what it is there to show."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynflow.errors import MissingModel
+from dynflow.models.embedded import locate
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(*command: str | Path, **environment: str) -> str:
+    """What a command prints, run by this Python with warnings as errors, without the key that the cloud path needs."""
+    inherited = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
+    full = [sys.executable, "-W", "error", *map(str, command)]
+    done = subprocess.run(full, env=inherited | environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def _small_model() -> None:
+    try:
+        locate("embedded/smollm2-135m-instruct")
+    except MissingModel as error:
+        pytest.skip(str(error))
+    pytest.importorskip("xllamacpp")
+
+
+def test_all_are_tested_and_listed() -> None:
+    scripts = {path.name for path in EXAMPLES.glob("*.py")}
+    assert scripts == {"chain.py", "stream.py", "batch.py", "langgraph_node.py", "testing_a_graph.py"}
+    listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert not [name for name in scripts if f"]({name})" not in listed]
+
+
+@pytest.mark.usefixtures("_small_model")
+def test_chain() -> None:
+    assert "Paris" in run(EXAMPLES / "chain.py")
+
+
+@pytest.mark.usefixtures("_small_model")
+def test_stream() -> None:
+    whole, path, whole_async, first, second, third = run(EXAMPLES / "stream.py").strip().splitlines()
+    assert len(whole.split("|")) > 4
+    assert whole_async == whole
+    assert path == "path: start > difficulty > local > end"
+    assert first.startswith("[start > difficulty: default")
+    assert second.startswith("[difficulty > local: difficulty.failed or")
+    assert "'difficulty.score': 0." in second
+    assert third.startswith(whole.rstrip("|"))
+    assert third.endswith("[local > end: default ]")
+
+
+@pytest.mark.usefixtures("_small_model")
+def test_batch() -> None:
+    printed = run(EXAMPLES / "batch.py")
+    places = [printed.index(text) for text in ("capital of France?", "days are in a week?", "duplicate rows?")]
+    assert places == sorted(places)
+    assert printed.count("path start > difficulty > local > end, $0.0") == 2
+    assert printed.count("path start > difficulty > cloud > stand_in > end, $0.0") == 1
+
+
+@pytest.mark.usefixtures("_small_model")
+def test_langgraph_node() -> None:
+    pytest.importorskip("langgraph")
+    lines = run(EXAMPLES / "langgraph_node.py").splitlines()
+    assert len(lines) > 4
+    assert all(line.startswith("answer: ") for line in lines)
+    assert "".join(line.removeprefix("answer: ").strip("'") for line in lines).count("Paris") == 1
+
+
+def test_testing_a_graph() -> None:
+    assert "4 passed" in run("-m", "pytest", "-p", "no:cacheprovider", EXAMPLES / "testing_a_graph.py")
+
+
+def test_plugin(tmp_path: Path) -> None:
+    source, target = tmp_path / "plugin", tmp_path / "site"
+    shutil.copytree(EXAMPLES / "plugin", source)
+    offline = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
+    done = subprocess.run([sys.executable, "-m", "pip", "install", *offline, "--target", str(target), str(source)])
+    assert done.returncode == 0
+    graph, path = source / "graph.yaml", {"PYTHONPATH": str(target)}
+    assert "ok, 3 nodes" in run("-m", "dynflow", "check", graph, **path)
+    assert "keywords.found" in run("-m", "dynflow", "nodes", "keywords", **path)
+    answer = run("-m", "dynflow", "run", graph, "I want a REFUND for my last bill", **path)
+    assert answer == "A colleague will look at this today: I want a REFUND for my last bill\n"

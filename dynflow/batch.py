@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from heapq import heappop, heappush
+from itertools import count
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
+from dynflow.errors import NodeFailed
 from dynflow.graph import CheckedGraph
+from dynflow.language.spec import START
 from dynflow.node import Call, Output
-from dynflow.running import Runner, within
+from dynflow.running import Runner, completed
 from dynflow.session import Completed, Visit
+from dynflow.timing import in_time, within
 from dynflow.trace import FlowResult
 
 Result = FlowResult[Any] | Exception
@@ -27,12 +31,15 @@ _THREADS = 16
 class Schedule:
     """Which visits may start. Pure: it neither runs nor waits.
 
-    A node that batches waits until no other request can still arrive at it; every other node starts at once.
+    A node that batches waits until no other request can still arrive at it; every other node may start at once.
+    Requests under way go before those that have yet to begin: their deadlines run.
     """
 
     def __init__(self, graph: CheckedGraph) -> None:
         self._graph = graph
-        self._waiting: dict[str, list[tuple[int, Visit]]] = defaultdict(list)
+        self._gathering: dict[str, list[tuple[int, Visit]]] = defaultdict(list)
+        self._ready: list[tuple[bool, int, list[tuple[int, Visit]]]] = []
+        self._order = count()
         self._at: dict[int, str] = {}
 
     def arrive(self, job: int, visit: Visit | None) -> None:
@@ -41,21 +48,22 @@ class Schedule:
             self._at.pop(job, None)
             return
         self._at[job] = visit.node_id
-        self._waiting[visit.node_id].append((job, visit))
+        if visit.plan.cls.batches:
+            self._gathering[visit.node_id].append((job, visit))
+        else:
+            self._put([(job, visit)])
 
-    def take(self) -> list[list[tuple[int, Visit]]]:
-        """The groups of visits that may start now; each is started once."""
-        groups: list[list[tuple[int, Visit]]] = []
-        for node_id in list(self._waiting):
-            waiting = self._waiting[node_id]
-            if not self._graph.nodes[node_id].cls.batches:
-                groups += [[item] for item in waiting]
-            elif any(place in self._graph.ancestors[node_id] for place in self._at.values()):
-                continue
-            else:
-                groups.append(waiting)
-            del self._waiting[node_id]
-        return groups
+    def take(self, free: int) -> Iterator[list[tuple[int, Visit]]]:
+        """Up to `free` groups of visits that start now."""
+        for node_id in list(self._gathering):
+            if self._graph.ancestors[node_id].isdisjoint(self._at.values()):
+                self._put(self._gathering.pop(node_id))
+        for _ in range(min(free, len(self._ready))):
+            yield heappop(self._ready)[2]
+
+    def _put(self, group: list[tuple[int, Visit]]) -> None:
+        fresh = all(visit.decision is not None and visit.decision.source == START for _, visit in group)
+        heappush(self._ready, (fresh, next(self._order), group))
 
 
 class _Jobs:
@@ -100,24 +108,22 @@ def batch_sessions(
     """Walk all requests; results in their order, an exception where one failed."""
     jobs = _Jobs(graph, runners)
     running: dict[Future[list[Completed]], list[tuple[int, Visit]]] = {}
-    with ThreadPoolExecutor(max_concurrency or _THREADS) as pool:
-        try:
-            while True:
-                for group in jobs.schedule.take():
-                    pairs = [(jobs.runner(job), visit) for job, visit in group]
-                    context = contextvars.copy_context()
-                    running[pool.submit(context.run, run_together, pairs)] = group
-                if not running:
-                    break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    jobs.completed(running.pop(future), future.result())
-        except BaseException:
-            for future in running:
-                future.cancel()
-            for group in running.values():
-                for _, visit in group:
-                    visit.call_off()
-            raise
+    slots = max_concurrency or _THREADS
+    pool = ThreadPoolExecutor(slots)
+    try:
+        while True:
+            for group in jobs.schedule.take(slots - len(running)):
+                pairs = [(jobs.runner(job), visit) for job, visit in group]
+                running[pool.submit(contextvars.copy_context().run, run_together, pairs)] = group
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                jobs.completed(running.pop(future), future.result())
+    finally:
+        for group in running.values():
+            for _, visit in group:
+                visit.call_off()
+        pool.shutdown(wait=False, cancel_futures=True)
     for job, runner in enumerate(runners):
         if isinstance(runner, Runner) and isinstance(jobs.results[job], FlowResult):
             runner.decided()
@@ -129,17 +135,13 @@ async def abatch_sessions(
 ) -> list[Result]:
     """The same, async."""
     jobs = _Jobs(graph, runners)
-    slots = asyncio.Semaphore(max_concurrency or max(1, len(runners)))
     running: dict[asyncio.Task[list[Completed]], list[tuple[int, Visit]]] = {}
-
-    async def work(group: list[tuple[int, Visit]]) -> list[Completed]:
-        async with slots:
-            return await arun_together([(jobs.runner(job), visit) for job, visit in group])
-
+    slots = max_concurrency or max(1, len(runners))
     try:
         while True:
-            for group in jobs.schedule.take():
-                running[asyncio.create_task(work(group))] = group
+            for group in jobs.schedule.take(slots - len(running)):
+                pairs = [(jobs.runner(job), visit) for job, visit in group]
+                running[asyncio.create_task(arun_together(pairs))] = group
             if not running:
                 break
             finished, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -160,18 +162,19 @@ def run_together(pairs: Sequence[tuple[Runner, Visit]]) -> list[Completed]:
     if len(pairs) == 1:
         return [runner.run(visit) for runner, visit in pairs]
     group = _Group(pairs)
-    for item in group.items:
-        item.open(item.runner.open(item.visit))
+    outcomes: Sequence[Output | BaseException] = ()
     try:
-        outcomes = within(lambda: group.node.run_batch(group.calls), group.visits) if group.calls else []
+        group.open([runner.open(visit) for runner, visit in pairs])
+        if group.calls:
+            outcomes = within(lambda: group.first.node(group.items[0].visit).run_batch(group.calls), group.visits)
     except Exception as error:
         outcomes = [error] * len(group.calls)
     except BaseException as error:
-        for item in group.items:
-            item.runner.close(item.run, error)
+        outcomes = [error] * len(group.calls)
         raise
-    for item in group.take(outcomes):
-        item.runner.close(item.run, item.outcome)
+    finally:
+        for item in group.take(outcomes):
+            item.runner.close(item.visit.run, item.outcome)
     return group.completed()
 
 
@@ -180,22 +183,21 @@ async def arun_together(pairs: Sequence[tuple[Runner, Visit]]) -> list[Completed
     if len(pairs) == 1:
         return [await runner.arun(visit) for runner, visit in pairs]
     group = _Group(pairs)
-    for item in group.items:
-        item.open(await item.runner.aopen(item.visit))
-    left = min((visit.seconds_left for visit in group.visits), default=math.inf)
+    outcomes: Sequence[Output | BaseException] = ()
     try:
-        async with asyncio.timeout(None if left == math.inf else left):
-            outcomes = await group.node.arun_batch(group.calls) if group.calls else []
-    except TimeoutError:
-        outcomes = [visit.expired() for visit in group.visits]
+        group.open([await runner.aopen(visit) for runner, visit in pairs])
+        if group.calls:
+            node = await group.first.anode(group.items[0].visit)
+            tightest = min(group.visits, key=lambda visit: visit.time_limit)
+            outcomes = await in_time(node.arun_batch(group.calls), tightest, tightest.time_limit)
     except Exception as error:
         outcomes = [error] * len(group.calls)
     except BaseException as error:
-        for item in group.items:
-            await item.runner.aclose(item.run, error)
+        outcomes = [error] * len(group.calls)
         raise
-    for item in group.take(outcomes):
-        await item.runner.aclose(item.run, item.outcome)
+    finally:
+        for item in group.take(outcomes):
+            await item.runner.aclose(item.visit.run, item.outcome)
     return group.completed()
 
 
@@ -205,16 +207,8 @@ class _Item:
     def __init__(self, runner: Runner, visit: Visit) -> None:
         self.runner = runner
         self.visit = visit
-        self.run: Any = None
         self.call: Call | None = None
-        self.outcome: Output | Exception = _UNFINISHED
-
-    def open(self, opened: tuple[Any, RunnableConfig]) -> None:
-        self.run, config = opened
-        try:
-            self.call = self.runner.call(self.visit, config)
-        except Exception as error:
-            self.outcome = error
+        self.outcome: Output | BaseException = _UNFINISHED
 
 
 class _Group:
@@ -222,7 +216,7 @@ class _Group:
 
     def __init__(self, pairs: Sequence[tuple[Runner, Visit]]) -> None:
         self.items = [_Item(runner, visit) for runner, visit in pairs]
-        self.node = pairs[0][0].node(pairs[0][1])
+        self.first = pairs[0][0]
         self._began = time.perf_counter()
 
     @property
@@ -233,18 +227,24 @@ class _Group:
     def visits(self) -> list[Visit]:
         return [item.visit for item in self.items if item.call is not None]
 
-    def take(self, outcomes: Sequence[Output | Exception]) -> list[_Item]:
+    def open(self, opened: Sequence[tuple[Any, RunnableConfig]]) -> None:
+        """Make each visit's call; one whose options do not resolve fails by itself."""
+        for item, (_, config) in zip(self.items, opened, strict=True):
+            try:
+                item.call = item.runner.call(item.visit, config)
+            except Exception as error:
+                item.outcome = error
+
+    def take(self, outcomes: Sequence[Output | BaseException]) -> list[_Item]:
         """Hand each call its outcome; all items, to be closed."""
-        for item, outcome in zip([item for item in self.items if item.call is not None], outcomes, strict=True):
+        called = [item for item in self.items if item.call is not None]
+        if len(outcomes) != len(called):
+            outcomes = [NodeFailed(f"its batch gave {len(outcomes)} results for {len(called)} requests")] * len(called)
+        for item, outcome in zip(called, outcomes, strict=True):
             item.outcome = outcome
         return self.items
 
     def completed(self) -> list[Completed]:
         """The outcomes; the time is shared out evenly."""
         seconds = (time.perf_counter() - self._began) / len(self.items)
-        return [
-            Completed(seconds, None, item.outcome)
-            if isinstance(item.outcome, Exception)
-            else Completed(seconds, item.outcome)
-            for item in self.items
-        ]
+        return [completed(seconds, item.outcome) for item in self.items]

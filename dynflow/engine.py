@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-import operator
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, closing
 from typing import Any
@@ -17,6 +15,7 @@ from dynflow.batch import abatch_sessions, batch_sessions
 from dynflow.errors import ParamError
 from dynflow.graph import CheckedGraph
 from dynflow.ledger import Budget, DayAllowance
+from dynflow.node import add_up
 from dynflow.request import Request
 from dynflow.resources import FlowResources
 from dynflow.running import Runner
@@ -61,6 +60,9 @@ class Engine:
         spec = self.checked.spec
         configurable = config.get("configurable") or {}
         enclosing: Enclosing | None = configurable.get(ENCLOSING_KEY)
+        if enclosing is not None:  # for this flow alone: another flow inside one of its nodes is on its own
+            configurable = {key: value for key, value in configurable.items() if key != ENCLOSING_KEY}
+            config = {**config, "configurable": configurable}
         session = Session(
             self.resources,
             Request(input, declared=spec.inputs),
@@ -72,15 +74,24 @@ class Engine:
         return Runner(self.resources, session, config, manager)
 
     def _params(self, configurable: Mapping[str, Any]) -> Mapping[str, Any]:
-        given = self.defaults.keys() & configurable.keys()
-        if not given:
+        """The params of one request. Raises `ParamError`, also for a param of a sub-graph (`node/param`)."""
+        if not configurable:
             return self.defaults
         params = dict(self.defaults)
-        for name in given:
+        for name, value in configurable.items():
+            node, _, inner = str(name).partition("/")
+            if inner and node in self.checked.nodes:
+                body = self.resources.cold_node(node).inner_params().get(inner)
+            else:
+                body = self.checked.spec.params.get(name)
+            if body is None:
+                continue  # somebody else's: a thread id, say
             try:
-                params[name] = self.checked.spec.params[name].check(configurable[name])
+                checked = body.check(value)
             except ValueError as error:
                 raise ParamError(f"param {name!r}: {error}") from None
+            if name in params:
+                params[name] = checked
         return params
 
     def _invoke(
@@ -93,7 +104,8 @@ class Engine:
         runner = self._open(input, config, run_manager)
         session = runner.session
         while (visit := session.next()) is not None:
-            session.complete(visit, runner.run(visit))
+            watched = runner.watched and visit.live
+            session.complete(visit, runner.run_watched(visit) if watched else runner.run(visit))
         runner.decided()
         result = session.result()
         if results is not None:
@@ -110,7 +122,8 @@ class Engine:
         runner = self._open(input, config, run_manager)
         session = runner.session
         while (visit := session.next()) is not None:
-            session.complete(visit, await runner.arun(visit))
+            watched = runner.watched and visit.live
+            session.complete(visit, await (runner.arun_watched(visit) if watched else runner.arun(visit)))
         await runner.adecided()
         result = session.result()
         if results is not None:
@@ -120,7 +133,7 @@ class Engine:
     def _transform(
         self, input: Iterator[Any], run_manager: CallbackManagerForChainRun, config: RunnableConfig
     ) -> Iterator[Any]:
-        runner = self._open(_gathered(list(input)), config, run_manager)
+        runner = self._open(add_up(list(input), ""), config, run_manager)
         session = runner.session
         emitted = False
         while (visit := session.next()) is not None:
@@ -140,7 +153,7 @@ class Engine:
     async def _atransform(
         self, input: AsyncIterator[Any], run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> AsyncIterator[Any]:
-        runner = self._open(_gathered([chunk async for chunk in input]), config, run_manager)
+        runner = self._open(add_up([chunk async for chunk in input], ""), config, run_manager)
         session = runner.session
         emitted = False
         while (visit := session.next()) is not None:
@@ -177,14 +190,6 @@ class Engine:
             return self._open(input, config, manager)
         except Exception as error:
             return error
-
-
-def _gathered(chunks: list[Any]) -> Any:
-    """The whole input of a stream: its chunks added up, or the last where they do not add."""
-    try:
-        return functools.reduce(operator.add, chunks)
-    except TypeError:
-        return chunks[-1] if chunks else ""
 
 
 def _ending(result: FlowResult[Any], emitted: bool, *, nested: bool) -> Iterator[Any]:

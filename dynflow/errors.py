@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dynflow.language.source import Problem
+    from dynflow.ledger import Usage
 
 FailureKind = Literal[
     "timeout", "deadline", "rate_limit", "auth", "budget", "unavailable", "invalid", "refused", "internal"
@@ -143,7 +144,14 @@ class RefusedByModel(DynflowError):
 
 
 class NodeFailed(DynflowError):
-    """A node failed without an exception of its own, such as a race that no member won."""
+    """A node failed without an exception of its own, such as a race that no member won.
+
+    `usage` is what it used all the same: the tokens of an answer that did not fit, say.
+    """
+
+    def __init__(self, message: str, *, usage: Usage | None = None) -> None:
+        self.usage = usage
+        super().__init__(message)
 
 
 class NoEligibleAnswer(DynflowError):

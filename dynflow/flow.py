@@ -16,12 +16,13 @@ from langchain_core.runnables.utils import ConfigurableFieldSpec
 from pydantic import ConfigDict, PrivateAttr
 from typing_extensions import override
 
-from dynflow.compile import compile_text, locate_subgraph, read_graph_file
+from dynflow.compile import compile_text, read_graph_file
 from dynflow.engine import Engine
 from dynflow.graph import CheckedGraph
 from dynflow.language.source import Problem
 from dynflow.language.spec import ParamBody
 from dynflow.resources import FlowResources
+from dynflow.subgraphs import locate_subgraph
 from dynflow.trace import FlowResult
 
 if TYPE_CHECKING:
@@ -228,8 +229,16 @@ class Flow(RunnableSerializable[Any, Any]):
 
     @override
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = {"path": self.path, "base": self.base, "runnables": self.runnables, "models": self.models, "name": self.name}
+        names = ("path", "base", "runnables", "models", "name")
+        fields = {name: getattr(self, name) for name in names}
         return _remake, (self.graph, fields)
+
+    @override
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Flow:
+        """Compiled anew; what the host handed over is shared."""
+        make, parts = self.__reduce__()
+        copied: Flow = make(*parts)
+        return copied
 
 
 def _remake(graph: str, fields: dict[str, Any]) -> Flow:

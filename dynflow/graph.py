@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
 from dynflow.language.evaluate import Evaluator
-from dynflow.language.expression import Comparison, Constant, Items, Port, Term
+from dynflow.language.expression import Comparison, Constant, Either, Items, Port, Term
 from dynflow.language.facts import Facts, facts, mentions_failure
 from dynflow.language.source import Source
 from dynflow.language.spec import END, START, CommonOptions, GraphSpec, Role
 from dynflow.language.types import PortType
 from dynflow.node import Node
+
+if TYPE_CHECKING:
+    from dynflow.certainty import Certainty
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,7 @@ class Way:
     target: str
     when: str | None
     term: Term | None
+    """The condition as a tree; None on the default edge, and while a faulty one is under check."""
     evaluate: Evaluator | None
     reads: tuple[Port, ...] = ()
     """The ports that the condition reads."""
@@ -63,10 +67,9 @@ class CheckedGraph:
     source: Source
     nodes: Mapping[str, NodePlan]
     ways: Mapping[str, tuple[Way, ...]]
-    warnings: tuple[Any, ...] = field(default=())
 
     @cached_property
-    def digraph(self) -> nx.MultiDiGraph:
+    def digraph(self) -> nx.MultiDiGraph[str]:
         """Nodes `start`, `end` and the graph's own; edges carry their `Way`."""
         return to_digraph(self.nodes, self.ways)
 
@@ -78,7 +81,8 @@ class CheckedGraph:
     @cached_property
     def live(self) -> frozenset[str]:
         """Answers that stream as they come: nothing after their success can replace or lose them."""
-        return frozenset(name for name in self.nodes if streams_live(self, name))
+        harmless = _harmless(self)
+        return frozenset(name for name in self.nodes if _streams_live(self, name, harmless))
 
     @cached_property
     def answers(self) -> tuple[str, ...]:
@@ -86,7 +90,7 @@ class CheckedGraph:
         return tuple(name for name, plan in self.nodes.items() if plan.role == "answer" and name not in self.group_of)
 
     @cached_property
-    def order(self) -> Mapping[str, int]:
+    def order(self) -> dict[str, int]:
         """Place of each node in one topological order."""
         return {name: index for index, name in enumerate(nx.topological_sort(self.digraph))}
 
@@ -95,11 +99,31 @@ class CheckedGraph:
         """The nodes from which each node can be reached."""
         return {name: frozenset(nx.ancestors(self.digraph, name)) for name in self.digraph}
 
+    @cached_property
+    def closable(self) -> frozenset[str]:
+        """Nodes that may be closed for a request: they have a model, or lead only to such nodes."""
+        found: set[str] = set()
+        for name in reversed(self.order):
+            if name not in (START, END) and (
+                self.models_at(name) or all(way.target in found for way in self.ways[name])
+            ):
+                found.add(name)
+        return frozenset(found)
 
-def to_digraph(nodes: Mapping[str, NodePlan], ways: Mapping[str, tuple[Way, ...]]) -> nx.MultiDiGraph:
+    def models_at(self, name: str) -> tuple[str, ...]:
+        """The models of which a request must suit at least one to come to this node; none where any request may.
+
+        A group is no obstacle while one of its members needs no model.
+        """
+        plan = self.nodes[name]
+        models = [self.nodes[member].model for member in plan.members] or [plan.model]
+        return () if None in models else tuple(model for model in models if model is not None)
+
+
+def to_digraph(nodes: Mapping[str, NodePlan], ways: Mapping[str, tuple[Way, ...]]) -> nx.MultiDiGraph[str]:
     """The networkx form; two edges may join the same two nodes."""
     members = {member for plan in nodes.values() for member in plan.members}
-    digraph = nx.MultiDiGraph()
+    digraph: nx.MultiDiGraph[str] = nx.MultiDiGraph()
     digraph.add_nodes_from([START, *(name for name in nodes if name not in members), END])
     for outgoing in ways.values():
         for way in outgoing:
@@ -107,41 +131,86 @@ def to_digraph(nodes: Mapping[str, NodePlan], ways: Mapping[str, tuple[Way, ...]
     return digraph
 
 
-def streams_live(graph: CheckedGraph, name: str) -> bool:
-    """Whether no other answer can be reached, and no later node can raise, once this answer has succeeded."""
+def _streams_live(graph: CheckedGraph, name: str, harmless: Mapping[str, bool]) -> bool:
+    """Whether no other answer can be reached, and nothing later can raise, once this answer has succeeded."""
     plan = graph.nodes[name]
     if plan.role != "answer" or plan.common.buffer or plan.cls.group or name in graph.group_of:
         return False
-    later = {way.target for way in graph.ways.get(name, ()) if name not in way.proves.failed} - {END}
-    reached = set(later).union(*(nx.descendants(graph.digraph, node) for node in later)) - {END}
-    return all(graph.nodes[node].role == "signal" and graph.nodes[node].common.on_failure is not None for node in reached)
+    return all(harmless[target] for target in _ways_on(graph, name)) and not _may_get_stuck(graph, name)
 
 
-def check_structure(source: Source, nodes: Mapping[str, NodePlan], ways: Mapping[str, tuple[Way, ...]]) -> None:
-    """Report every fault of the graph's shape. Assumes that each edge joins known nodes."""
+def _harmless(graph: CheckedGraph) -> dict[str, bool]:
+    """Whether a walk that comes to a node ends well, with no answer from there on."""
+    harmless = {END: True}
+    for name in reversed(graph.order):
+        if name in (START, END):
+            continue
+        plan = graph.nodes[name]
+        sure = plan.role == "signal" and plan.common.on_failure is not None and not _may_get_stuck(graph, name)
+        harmless[name] = sure and all(harmless[target] for target in _ways_on(graph, name))
+    return harmless
+
+
+def _may_get_stuck(graph: CheckedGraph, name: str) -> bool:
+    """Whether the ways on may be closed for a request that could come to this node.
+
+    A node all of whose ways are closed is closed itself, so it takes two targets, one of which can be closed.
+    """
+    targets = {way.target for way in graph.ways[name]}
+    return len(targets) > 1 and not graph.closable.isdisjoint(_ways_on(graph, name))
+
+
+def _ways_on(graph: CheckedGraph, name: str) -> set[str]:
+    """Where a walk may go from a node that has succeeded."""
+    return {way.target for way in graph.ways[name] if name not in way.proves.failed}
+
+
+def check_shape(source: Source, nodes: Mapping[str, NodePlan], ways: Mapping[str, tuple[Way, ...]]) -> bool:
+    """Report the faults of the graph's shape: defaults, circles, nodes out of reach. False where there is a circle.
+
+    Assumes that each edge joins known nodes; conditions may be faulty still.
+    """
     digraph = to_digraph(nodes, ways)
     if START not in ways:
-        source.report("no_start", "no edge leaves `start`: add `- {from: start, to: <first node>}`", ("edges",), key=True)
+        source.report(
+            "no_start", "no edge leaves `start`: add `- {from: start, to: <first node>}`", ("edges",), key=True
+        )
     _check_defaults(source, nodes, ways)
     if _check_cycles(source, digraph):
-        return
-    _check_reachability(source, nodes, digraph)
-    if source.errors():
-        return
-    _check_ends(source, nodes, ways, digraph)
+        return False
+    if START in ways:
+        _check_reachability(source, nodes, digraph)
+    return True
+
+
+def check_ends(
+    source: Source, nodes: Mapping[str, NodePlan], ways: Mapping[str, tuple[Way, ...]], certainty: Certainty
+) -> None:
+    """Report ways into `end` without a succeeded answer, and signals whose failure nothing handles."""
+    for way in (way for outgoing in ways.values() for way in outgoing if way.target == END):
+        if not certainty.answered(way):
+            default = way.term is None
+            hint = "no answer node stands on some path to it" if default else "its `when` can be true without one"
+            text = (
+                f"`end` can be reached here with no succeeded answer ({hint}): route through an answer, "
+                "or add `and <answer>.ok` to the condition"
+            )
+            source.report("no_answer", text, ("edges", way.index))
     _check_unhandled(source, nodes, ways)
 
 
 def _check_defaults(source: Source, nodes: Mapping[str, NodePlan], ways: Mapping[str, tuple[Way, ...]]) -> None:
     for name, outgoing in ways.items():
-        defaults = [way for way in outgoing if way.term is None]
+        defaults = [way for way in outgoing if way.when is None]
         for way in defaults[1:]:
-            source.report("two_defaults", f"{name!r} has a default edge already: give this one a `when`", ("edges", way.index))
-        after = next((way for way in outgoing if defaults and way.index > defaults[0].index and way.term is not None), None)
-        if after is not None:
-            text = f"this edge is never looked at: it stands after the default edge of {name!r}; move it up"
-            source.report("after_default", text, ("edges", after.index))
-        if not defaults and not _covers_an_enum(name, nodes, outgoing):
+            text = f"{name!r} has a default edge already: give this one a `when`"
+            source.report("two_defaults", text, ("edges", way.index))
+        for way in outgoing:
+            if defaults and way.index > defaults[0].index and way.when is not None:
+                text = f"this edge is never looked at: it stands after the default edge of {name!r}; move it up"
+                source.report("after_default", text, ("edges", way.index))
+        faulty = any(way.when is not None and way.term is None for way in outgoing)
+        if not defaults and not faulty and not _covers_an_enum(name, nodes, outgoing):
             source.report(
                 "no_default",
                 f"{name!r} has no default edge: end its edges with one without `when`, such as "
@@ -152,22 +221,38 @@ def _check_defaults(source: Source, nodes: Mapping[str, NodePlan], ways: Mapping
 
 def _covers_an_enum(name: str, nodes: Mapping[str, NodePlan], ways: tuple[Way, ...]) -> bool:
     """Whether the conditions name every value of one closed port of the node that they leave."""
-    named: dict[str, set[str]] = {}
-    for way in ways:
-        match way.term:
-            case Comparison(operands=(Port(owner=owner, path=(port,)), Constant(value=value)), operators=("==",)):
-                values = [value]
-            case Comparison(operands=(Port(owner=owner, path=(port,)), Items(items=items)), operators=("in",)):
-                values = [item.value for item in items if isinstance(item, Constant)]
-            case _:
-                continue
-        if owner == name:
-            named.setdefault(port, set()).update(value for value in values if isinstance(value, str))
-    ports = nodes[name].ports if name in nodes else {}
-    return any(port in ports and ports[port].values and values >= set(ports[port].values or ()) for port, values in named.items())
+    if name not in nodes:
+        return False
+    stand_in = nodes[name].common.on_failure
+    for port, kind in nodes[name].ports.items():
+        if kind.values and (stand_in is None or port in stand_in):
+            named = [_values_taken(way.term, name, port) for way in ways if way.term is not None]
+            if set(kind.values) <= frozenset().union(*named):
+                return True
+    return False
 
 
-def _check_cycles(source: Source, digraph: nx.MultiDiGraph) -> bool:
+def _values_taken(term: Term, name: str, port: str) -> frozenset[Any]:
+    """Values of a port for which the condition is surely true."""
+    match term:
+        case Comparison(operands=(Port(owner=owner, path=(read,)), Constant(value=value)), operators=("==",)) if (
+            owner,
+            read,
+        ) == (name, port):
+            return frozenset({value})
+        case Comparison(operands=(Port(owner=owner, path=(read,)), Items(items=items)), operators=("in",)) if (
+            owner,
+            read,
+        ) == (name, port):
+            constant = all(isinstance(item, Constant) for item in items)
+            return frozenset(item.value for item in items if isinstance(item, Constant)) if constant else frozenset()
+        case Either(operands=operands):
+            return frozenset().union(*(_values_taken(operand, name, port) for operand in operands))
+        case _:
+            return frozenset()
+
+
+def _check_cycles(source: Source, digraph: nx.MultiDiGraph[str]) -> bool:
     found = False
     for component in nx.strongly_connected_components(digraph):
         inside = [data["way"] for _, target, data in digraph.out_edges(component, data=True) if target in component]
@@ -175,12 +260,13 @@ def _check_cycles(source: Source, digraph: nx.MultiDiGraph) -> bool:
             continue
         found = True
         cycle = [edge[0] for edge in nx.find_cycle(digraph.subgraph(component))]
-        text = f"the edges run in a circle: {' → '.join([*cycle, cycle[0]])}; a second try is a second node"
+        shown = cycle if len(cycle) <= 10 else [*cycle[:8], "…", cycle[-1]]
+        text = f"the edges run in a circle: {' → '.join([*shown, cycle[0]])}; a second try is a second node"
         source.report("cycle", text, ("edges", max(way.index for way in inside)))
     return found
 
 
-def _check_reachability(source: Source, nodes: Mapping[str, NodePlan], digraph: nx.MultiDiGraph) -> None:
+def _check_reachability(source: Source, nodes: Mapping[str, NodePlan], digraph: nx.MultiDiGraph[str]) -> None:
     members = {member for plan in nodes.values() for member in plan.members}
     reached = nx.descendants(digraph, START)
     leading = nx.ancestors(digraph, END)
@@ -188,89 +274,42 @@ def _check_reachability(source: Source, nodes: Mapping[str, NodePlan], digraph: 
         if name in members:
             continue
         if name not in reached:
-            source.report("unreachable", f"no path from start leads to {name!r}: add an edge to it, or remove it", ("nodes", name), key=True)
+            source.report(
+                "unreachable",
+                f"no path from start leads to {name!r}: add an edge to it, or remove it",
+                ("nodes", name),
+                key=True,
+            )
         elif name not in leading:
             text = f"{name!r} leads nowhere: add `- {{from: {name}, to: end}}`"
             source.report("dead_end", text, ("nodes", name), key=True)
 
 
-def certain_success(
-    nodes: Mapping[str, NodePlan], ways: Mapping[str, tuple[Way, ...]]
-) -> tuple[dict[str, frozenset[str]], dict[str, bool]]:
-    """For each node: who certainly succeeded before it, and whether some answer did, on every path."""
-    digraph = to_digraph(nodes, ways)
-    certain: dict[str, frozenset[str]] = {START: frozenset()}
-    answered: dict[str, bool] = {START: False}
-    for name in nx.topological_sort(digraph):
-        incoming = [data["way"] for _, _, data in digraph.in_edges(name, data=True) if data["way"].source in certain]
-        if name == START or not incoming:
-            continue
-        certain[name] = frozenset.intersection(*(certain_on(way, nodes, certain[way.source]) for way in incoming))
-        answered[name] = all(answered_on(way, nodes, certain, answered) for way in incoming)
-    return certain, answered
-
-
-def certain_on(way: Way, nodes: Mapping[str, NodePlan], before: frozenset[str]) -> frozenset[str]:
-    """Nodes that certainly succeeded where this way is taken; a signal with `on_failure` always does."""
-    done = before | way.proves.succeeded
-    if way.source in nodes and nodes[way.source].common.on_failure is not None:
-        done |= {way.source}
-    inside = {
-        member
-        for name in done
-        if name in nodes and nodes[name].cls.all_members_succeed
-        for member in nodes[name].members
-    }
-    return done | inside
-
-
-def answered_on(
-    way: Way, nodes: Mapping[str, NodePlan], certain: Mapping[str, frozenset[str]], answered: Mapping[str, bool]
-) -> bool:
-    """Whether some answer has certainly succeeded where this way is taken."""
-    done = certain_on(way, nodes, certain[way.source])
-    return answered[way.source] or any(name in nodes and nodes[name].role == "answer" for name in done)
-
-
-def _check_ends(
-    source: Source, nodes: Mapping[str, NodePlan], ways: Mapping[str, tuple[Way, ...]], digraph: nx.MultiDiGraph
-) -> None:
-    certain, answered = certain_success(nodes, ways)
-    for _, _, data in digraph.in_edges(END, data=True):
-        way: Way = data["way"]
-        if way.source in certain and not answered_on(way, nodes, certain, answered):
-            hint = "no answer node stands on some path to it" if way.term is None else "its `when` can be true without one"
-            source.report(
-                "no_answer",
-                f"`end` can be reached here with no succeeded answer ({hint}): route through an answer, "
-                "or add `and <answer>.ok` to the condition",
-                ("edges", way.index),
-            )
-
-
 def _check_unhandled(source: Source, nodes: Mapping[str, NodePlan], ways: Mapping[str, tuple[Way, ...]]) -> None:
+    group_of = {member: plan.id for plan in nodes.values() for member in plan.members}
     handled = {
-        name for outgoing in ways.values() for way in outgoing if way.term is not None for name in mentions_failure(way.term)
+        (way.source, name)
+        for outgoing in ways.values()
+        for way in outgoing
+        if way.term is not None
+        for name in mentions_failure(way.term) - way.proves.succeeded
     }
+
+    def fine(name: str) -> bool:
+        plan = nodes[name]
+        leaves = group_of.get(name, name)
+        stood_in = plan.common.on_failure is not None or nodes[leaves].common.on_failure is not None
+        if stood_in or not plan.cls.can_fail:
+            return True
+        return (leaves, name) in handled or (leaves, leaves) in handled
+
     for name, plan in nodes.items():
-        if plan.role != "signal" or plan.common.on_failure is not None or name in handled or not plan.cls.can_fail:
+        if plan.role != "signal" or fine(name):
             continue
-        if plan.cls.all_members_succeed and all(
-            member in handled or nodes[member].common.on_failure is not None for member in plan.members if member in nodes
-        ):
+        if plan.cls.all_members_succeed and all(map(fine, plan.members)):
             continue
-        group = next((other.id for other in nodes.values() if name in other.members), None)
-        if group is not None and group in handled:
-            continue
-        source.report(
-            "unhandled_failure",
-            f"when {name!r} fails, the request fails with it: add `on_failure:` to it, or an edge with `when: {name}.failed`",
-            ("nodes", name),
-            key=True,
-            severity="warning",
+        text = (
+            f"when {name!r} fails, the request fails with it: "
+            f"add `on_failure:` to it, or an edge with `when: {name}.failed`"
         )
-
-
-def iterate_references(plan: NodePlan) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """Every reference in a node's options, with its path."""
-    yield from plan.options.references().items()
+        source.report("unhandled_failure", text, ("nodes", name), key=True, severity="warning")

@@ -185,11 +185,11 @@ class Budget:
         return [self.request, self.day, *(self.outer._allowances() if self.outer else [])]
 
     def reserve(
-        self, model: str, price: Price | None, input_tokens: int, max_tokens: int | None
+        self, model: str, price: Price | None, input_tokens: int, max_tokens: int | None, room: int | None = None
     ) -> tuple[int | None, float]:
         """The max_tokens that the limits afford (None: no limit of ours) and the USD reserved for them.
 
-        Raises `BudgetExceeded` where the limits do not afford the call, or the price is unknown while one is set.
+        `room` is what the model's context leaves for the answer: limits that afford all of it limit nothing. Raises `BudgetExceeded` where the limits do not afford the call, or the price is unknown while one is set.
         """
         if not self._limited:
             return max_tokens, 0.0
@@ -197,10 +197,14 @@ class Budget:
             raise BudgetExceeded(f"the price of {model!r} is unknown while a USD limit is set: give the model a `price:`")
         prompt = input_tokens * price.input / 1e6
         per_token = price.output / 1e6
+        most = max_tokens
         if max_tokens is None and per_token > 0:
-            left = min(self.request_left, self.day_left) - prompt
-            max_tokens = int(left / per_token)
-        needed = prompt + per_token * (max_tokens or 0)
+            most = int((min(self.request_left, self.day_left) - prompt) / per_token)
+            if room is not None and 0 < room <= most:
+                most = room
+            else:
+                max_tokens = most
+        needed = prompt + per_token * (most or 0)
         if (per_token > 0 and max_tokens is not None and max_tokens < 1) or not self._take(needed):
             raise BudgetExceeded(
                 f"a call of {model!r} could cost ${needed:.6f}; limits leave ${min(self.request_left, self.day_left):.6f}"

@@ -6,6 +6,8 @@ A type is a class with typed `Options`, declared `ports` and a `run`. It is foun
 
 from __future__ import annotations
 
+import functools
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
@@ -15,6 +17,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
+from langchain_core.messages import AIMessageChunk
+from langchain_core.messages.ai import add_ai_message_chunks
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import run_in_executor
 
@@ -73,6 +77,8 @@ class Finding:
     text: str
     path: tuple[str | int, ...] = ()
     severity: str = "error"
+    key: bool = False
+    """Whether the key at the path is meant, not its value."""
 
 
 class BuildScope(Protocol):
@@ -293,50 +299,57 @@ class RunnableNode(Node):
 
     def run(self, call: Call) -> Output:
         if call.interruptible:
-            return _last(self.stream(call))
+            return _output_of(list(self.stream(call)))
         runnable, value = self.prepare(call)
         return self.finish(call, runnable.invoke(value, call.config))
 
     async def arun(self, call: Call) -> Output:
+        if call.interruptible:  # a cancelled stream ends its run and its connection; LangChain's `ainvoke` need not
+            async with aclosing(self.astream(call)) as items:  # type: ignore[type-var]
+                return _output_of([item async for item in items])
         runnable, value = self.prepare(call)
         return self.finish(call, await runnable.ainvoke(value, call.config))
 
     def stream(self, call: Call) -> Iterator[Any]:
         runnable, value = self.prepare(call)
-        result = None
+        taken: list[Any] = []
         with closing(runnable.stream(value, call.config)) as chunks:  # type: ignore[type-var]
             for chunk in chunks:
                 call.check()
-                result = _add(result, chunk)
+                taken.append(chunk)
                 yield chunk
-        yield self.finish(call, result)
+        yield self.finish(call, add_up(taken))
 
     async def astream(self, call: Call) -> AsyncIterator[Any]:
         runnable, value = self.prepare(call)
-        result = None
+        taken: list[Any] = []
         async with aclosing(runnable.astream(value, call.config)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
-                result = _add(result, chunk)
+                taken.append(chunk)
                 yield chunk
-        yield self.finish(call, result)
+        yield self.finish(call, add_up(taken))
 
 
-def _add(total: Any, chunk: Any) -> Any:
-    if total is None:
-        return chunk
+def add_up(chunks: Sequence[Any], empty: Any = None) -> Any:
+    """All chunks of a stream as one; where they do not add up, the last one is the whole, as LangChain has it."""
+    if not chunks:
+        return empty
+    first, rest = chunks[0], chunks[1:]
     try:
-        return total + chunk
-    except TypeError:  # chunks that do not add up: the last one is the whole, as LangChain has it
-        return chunk
+        if rest and isinstance(first, str):
+            return "".join(chunks)
+        if rest and isinstance(first, AIMessageChunk):
+            return add_ai_message_chunks(first, *rest)  # in one go: one by one takes time quadratic in their number
+        return functools.reduce(operator.add, rest, first)
+    except TypeError:
+        return chunks[-1]
 
 
-def _last(items: Iterator[Any]) -> Output:
-    output = None
-    for output in items:
-        pass
-    if not isinstance(output, Output):
+def _output_of(items: Sequence[Any]) -> Output:
+    """The output that a node's stream ends with."""
+    if not items or not isinstance(items[-1], Output):
         raise NodeFailed("the node gave no output")
-    return output
+    return items[-1]
 
 
 @cache

@@ -12,18 +12,10 @@ from langchain_core.prompt_values import PromptValue
 from dynflow.errors import InputError
 from dynflow.language.source import did_you_mean
 from dynflow.language.spec import InputBody
+from dynflow.language.types import holds
 
 _CHARACTERS_PER_TOKEN = 4
 """The usual estimate for English; used before any tokenizer is loaded, so for limits and capabilities only."""
-
-_KIND_TYPES: dict[str, tuple[type, ...]] = {
-    "number": (int, float),
-    "integer": (int,),
-    "string": (str,),
-    "boolean": (bool,),
-    "list": (list, tuple),
-    "record": (dict,),
-}
 
 
 class Request:
@@ -143,7 +135,6 @@ def _declared_value(name: str, spec: InputBody, given: Mapping[str, Any]) -> Any
             raise InputError(f"the request lacks {name!r}, which the graph declares ({spec.type})")
         return spec.default
     value = given[name]
-    wanted = _KIND_TYPES.get(spec.type)
-    if wanted is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and spec.type != "boolean")):
+    if not holds(spec.type, value):
         raise InputError(f"{name!r} takes a {spec.type}, not {type(value).__name__}")
     return value

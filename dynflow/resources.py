@@ -59,6 +59,10 @@ class FlowResources:
                 self._warm.add(name)
         return node
 
+    def is_warm(self, name: str) -> bool:
+        """Whether the node is warmed up, so that `node` returns at once."""
+        return name in self._warm
+
     def cold_node(self, name: str) -> Node:
         """The node, not warmed up."""
         with self._lock:

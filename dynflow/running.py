@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import math
-import queue
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
-from typing import Any, TypeVar
+from typing import Any
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForChainRun,
+    BaseCallbackManager,
     CallbackManagerForChainRun,
     adispatch_custom_event,
     dispatch_custom_event,
 )
 from langchain_core.messages import AIMessageChunk
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import patch_config
+from langchain_core.runnables.config import patch_config, run_in_executor
+from langchain_core.tracers._streaming import _StreamingCallbackHandler
 
 from dynflow.errors import NodeFailed, StreamInterrupted
-from dynflow.node import Call, Cancelled, Node, Output
+from dynflow.member import GroupMember
+from dynflow.node import Call, Node, Output, add_up
 from dynflow.session import Completed, FlowParts, Session, Visit
-from dynflow.trace import DECISION_EVENT, HELD_TAG, NODE_TAG, decision_as_dict
-from dynflow.walk import State
-
-T = TypeVar("T")
-_GRACE = 0.02
-"""Seconds between looks at whether a visit was called off, while waiting for its next chunk."""
+from dynflow.timing import in_time, pumped, within
+from dynflow.trace import DECISION_EVENT, HELD_TAG, HIDDEN_TAG, NODE_TAG, decision_as_dict
 
 
 class Runner:
@@ -47,6 +42,7 @@ class Runner:
         self.session = session
         self.manager = manager
         self.observed = bool(manager.inheritable_handlers)
+        self.watched = any(isinstance(handler, _StreamingCallbackHandler) for handler in manager.inheritable_handlers)
         self.config = config
         # Without handlers nobody can see child runs: node code still gets the caller's tags and metadata.
         self._plain: RunnableConfig = {
@@ -62,8 +58,10 @@ class Runner:
         outcome: Output | BaseException | None = None
         try:
             call = self.call(visit, config)
-            node = self.node(visit)
-            outcome = node.run(call) if visit.seconds_left == math.inf else within(lambda: node.run(call), [visit])
+            if visit.time_limit == math.inf:
+                outcome = self.node(visit).run(call)
+            else:
+                outcome = within(lambda: self.node(visit).run(call), [visit])
         except Exception as error:
             outcome = error
         except BaseException as error:
@@ -71,7 +69,7 @@ class Runner:
             raise
         finally:
             self.close(run, outcome)
-        return _completed(began, outcome)
+        return completed(time.perf_counter() - began, outcome)
 
     async def arun(self, visit: Visit) -> Completed:
         """The same, async."""
@@ -80,7 +78,7 @@ class Runner:
         outcome: Output | BaseException | None = None
         try:
             call = self.call(visit, config)
-            outcome = await _in_time(self.node(visit).arun(call), visit, visit.seconds_left)
+            outcome = await in_time(self._arun(visit, call), visit, visit.time_limit)
         except Exception as error:
             outcome = error
         except BaseException as error:
@@ -89,7 +87,10 @@ class Runner:
         finally:
             visit.call_off()  # a worker thread that still runs for us may stop
             await self.aclose(run, outcome)
-        return _completed(began, outcome)
+        return completed(time.perf_counter() - began, outcome)
+
+    async def _arun(self, visit: Visit, call: Call) -> Output:
+        return await (await self.anode(visit)).arun(call)
 
     # Streamed visits
 
@@ -101,8 +102,8 @@ class Runner:
         outcome: Output | BaseException | None = None
         try:
             items = self.node(visit).stream(self.call(visit, config))
-            if visit.seconds_left < math.inf:
-                items = _pumped(items, visit)
+            if visit.time_limit < math.inf:
+                items = pumped(items, visit)
             with closing(items):  # type: ignore[type-var]
                 for item in items:
                     if isinstance(item, Output):
@@ -117,7 +118,7 @@ class Runner:
         finally:
             visit.call_off()
             self.close(run, outcome)
-        yield self._streamed(emitted, _completed(began, outcome), visit)
+        yield self._streamed(emitted, completed(time.perf_counter() - began, outcome), visit)
 
     async def astream(self, visit: Visit) -> AsyncIterator[Any]:
         """The same, async."""
@@ -126,12 +127,14 @@ class Runner:
         emitted = _Emitted()
         outcome: Output | BaseException | None = None
         try:
-            ends = began + visit.seconds_left
-            async with aclosing(self.node(visit).astream(self.call(visit, config))) as items:  # type: ignore[type-var]
+            call = self.call(visit, config)
+            ends = began + visit.time_limit
+            node = await in_time(self.anode(visit), visit, visit.time_limit)
+            async with aclosing(node.astream(call)) as items:  # type: ignore[type-var]
                 while True:
                     try:
                         # Around each step, not the whole: a yield must not stand inside a timeout.
-                        item = await _in_time(anext(items), visit, ends - time.perf_counter())
+                        item = await in_time(anext(items), visit, ends - time.perf_counter())
                     except StopAsyncIteration:
                         break
                     if isinstance(item, Output):
@@ -147,42 +150,69 @@ class Runner:
         finally:
             visit.call_off()
             await self.aclose(run, outcome)
-        yield self._streamed(emitted, _completed(began, outcome), visit)
+        yield self._streamed(emitted, completed(time.perf_counter() - began, outcome), visit)
 
     def _streamed(self, emitted: _Emitted, done: Completed, visit: Visit) -> Completed:
         if done.error is not None and emitted.content:
             self.session.complete(visit, done)
             text = f"the answer of node {visit.node_id!r} broke off: {done.error}"
-            raise StreamInterrupted(emitted.total, text) from done.error
+            raise StreamInterrupted(emitted.total(), text) from done.error
         return done
+
+    # Whole visits whose tokens an observer passes on as they come, LangGraph say: what has gone out binds here too
+
+    def run_watched(self, visit: Visit) -> Completed:
+        """Run it as a stream. Raises `StreamInterrupted` where content had gone out."""
+        return list(self.stream(visit))[-1]  # type: ignore[no-any-return]
+
+    async def arun_watched(self, visit: Visit) -> Completed:
+        """The same, async."""
+        async with aclosing(self.astream(visit)) as items:  # type: ignore[type-var]
+            return [item async for item in items][-1]  # type: ignore[no-any-return]
 
     # Child runs
 
     def open(self, visit: Visit) -> tuple[CallbackManagerForChainRun | None, RunnableConfig]:
         """Begin a visit: its time runs, its decision is told, its child run (None where nobody looks) is open."""
         self.session.begin(visit)
-        if not self.observed or not isinstance(self.manager, CallbackManagerForChainRun):
+        manager = self._around(visit)
+        if not self.observed or not isinstance(manager, CallbackManagerForChainRun):
             return None, self._plain
         if visit.decision is not None:
             dispatch_custom_event(DECISION_EVENT, decision_as_dict(visit.decision), config=self._own())
-        child = self.manager.get_child(NODE_TAG.format(visit.node_id))
-        if not visit.live:
-            child.add_tags([HELD_TAG], inherit=True)
+        child = manager.get_child()
+        self._tag(child, visit)
         run = child.on_chain_start(None, {"input": self.session.request.original}, name=visit.node_id)
+        visit.run = run
         return run, patch_config(self.config, callbacks=run.get_child())
 
     async def aopen(self, visit: Visit) -> tuple[AsyncCallbackManagerForChainRun | None, RunnableConfig]:
         """The same, async."""
         self.session.begin(visit)
-        if not self.observed or not isinstance(self.manager, AsyncCallbackManagerForChainRun):
+        manager = self._around(visit)
+        if not self.observed or not isinstance(manager, AsyncCallbackManagerForChainRun):
             return None, self._plain
         if visit.decision is not None:
             await adispatch_custom_event(DECISION_EVENT, decision_as_dict(visit.decision), config=self._own())
-        child = self.manager.get_child(NODE_TAG.format(visit.node_id))
-        if not visit.live:
-            child.add_tags([HELD_TAG], inherit=True)
+        child = manager.get_child()
+        self._tag(child, visit)
         run = await child.on_chain_start(None, {"input": self.session.request.original}, name=visit.node_id)
+        visit.run = run
         return run, patch_config(self.config, callbacks=run.get_child())
+
+    def _around(self, visit: Visit) -> CallbackManagerForChainRun | AsyncCallbackManagerForChainRun:
+        """The run that a visit's run is a child of: its group's, or the flow's."""
+        group = visit.around if visit.decision is None else None
+        run: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun | None = group.run if group else None
+        return run or self.manager
+
+    def _tag(self, child: BaseCallbackManager, visit: Visit) -> None:
+        child.add_tags([NODE_TAG.format(visit.node_id)], inherit=True)
+        if visit.live:
+            return
+        child.add_tags([HELD_TAG], inherit=True)
+        if (self.config.get("metadata") or {}).get("langgraph_node") == visit.node_id:
+            child.add_tags([HIDDEN_TAG], inherit=False)  # LangGraph would take the run for its own node's
 
     def close(self, run: CallbackManagerForChainRun | None, outcome: Output | BaseException | None) -> None:
         """End a visit's child run with what came of it."""
@@ -206,9 +236,15 @@ class Runner:
         """The visit's node, ready to run."""
         return self.flow.node(visit.node_id)
 
+    async def anode(self, visit: Visit) -> Node:
+        """The same; a node that is still to be warmed up does not hold the event loop."""
+        if self.flow.is_warm(visit.node_id):
+            return self.flow.node(visit.node_id)
+        return await run_in_executor(None, self.flow.node, visit.node_id)
+
     def call(self, visit: Visit, config: RunnableConfig) -> Call:
         """What the node gets to see. Raises where its options do not resolve or its time is up."""
-        members = {name: GroupMember(self, name) for name in visit.plan.members}
+        members = {name: GroupMember(self, name, visit) for name in visit.plan.members}
         return self.session.call(visit, config, members)
 
     def decided(self) -> None:
@@ -227,83 +263,24 @@ class Runner:
         return patch_config(self.config, callbacks=self.manager.get_child())
 
 
-class GroupMember:
-    """A member of a group, run on the group's request (`Member`)."""
-
-    def __init__(self, runner: Runner, node_id: str) -> None:
-        self.id = node_id
-        self._runner = runner
-        self._visit = runner.session.visit(node_id, interruptible=True)
-        self._lock = threading.Lock()
-        self._ended = False
-        self._output: Output | None = None
-
-    def run(self) -> Mapping[str, Any] | None:
-        """Run it in this thread; its ports, or None where it failed or was called off."""
-        done = self._runner.run(self._visit)
-        return self._take_down(done)
-
-    async def arun(self) -> Mapping[str, Any] | None:
-        """The same, async; cancelling the task calls it off."""
-        began = time.perf_counter()
-        try:
-            return self._take_down(await self._runner.arun(self._visit))
-        except asyncio.CancelledError:
-            self._forget(time.perf_counter() - began)
-            raise
-
-    def call_off(self) -> None:
-        """It counts as not run; a thread that still runs it ends at the next chunk."""
-        self._visit.call_off()
-        self._forget(0.0)
-
-    @property
-    def output(self) -> Output | None:
-        """What it gave."""
-        return self._output
-
-    @property
-    def state(self) -> State | None:
-        """How it ended; None until it did."""
-        return self._runner.session.walk.states.get(self.id)
-
-    def _take_down(self, done: Completed) -> Mapping[str, Any] | None:
-        with self._lock:
-            if self._ended or isinstance(done.error, Cancelled):
-                return None
-            self._ended = True
-            self._output = done.output
-            self._runner.session.complete(self._visit, done)
-        state = self._runner.session.walk.states[self.id]
-        return state.ports if state.ok else None
-
-    def _forget(self, seconds: float) -> None:
-        with self._lock:
-            if not self._ended:
-                self._ended = True
-                self._runner.session.forget(self._visit, None, seconds)
-
-
 class _Emitted:
     """What has gone out of a live answer. Chunks before the first content are held: they may yet be taken back."""
 
     def __init__(self) -> None:
-        self.total: Any = None
         self.content = False
-        self._held: list[Any] = []
+        self._chunks: list[Any] = []
 
     def add(self, chunk: Any) -> list[Any]:
         """The chunks that may go out now."""
-        try:
-            self.total = chunk if self.total is None else self.total + chunk
-        except TypeError:
-            self.total = chunk
-        if not self.content and not _has_content(chunk):
-            self._held.append(chunk)
-            return []
-        self.content = True
-        held, self._held = self._held, []
-        return [*held, chunk]
+        self._chunks.append(chunk)
+        if self.content:
+            return [chunk]
+        self.content = _has_content(chunk)
+        return list(self._chunks) if self.content else []
+
+    def total(self) -> Any:
+        """All of them added up, or the last where they do not add."""
+        return add_up(self._chunks)
 
 
 def _has_content(chunk: Any) -> bool:
@@ -312,22 +289,12 @@ def _has_content(chunk: Any) -> bool:
     return bool(chunk) or chunk in (0, False)
 
 
-def _completed(began: float, outcome: Output | BaseException | None) -> Completed:
-    seconds = time.perf_counter() - began
+def completed(seconds: float, outcome: Output | BaseException | None) -> Completed:
+    """How a visit ended that gave this after so many seconds."""
     if isinstance(outcome, Output):
         return Completed(seconds, outcome)
-    return Completed(seconds, None, outcome if isinstance(outcome, Exception) else NodeFailed("the node gave no output"))
-
-
-async def _in_time(result: Awaitable[T], visit: Visit, seconds: float) -> T:
-    """Turn a time-out of our own into the visit's expiry; one that the node raised stays its own."""
-    if seconds == math.inf:
-        return await result
-    try:
-        async with asyncio.timeout(seconds) as timer:
-            return await result
-    except TimeoutError as failure:
-        raise (visit.expired() if timer.expired() else failure) from None
+    error = outcome if isinstance(outcome, Exception) else NodeFailed("the node gave no output")
+    return Completed(seconds, None, error)
 
 
 def _shown(output: Output | None) -> Any:
@@ -335,72 +302,3 @@ def _shown(output: Output | None) -> Any:
     if output is None:
         return None
     return output.value if output.value is not None else dict(output.ports)
-
-
-def _finite(seconds: float) -> float | None:
-    return None if seconds == math.inf else seconds
-
-
-def within(function: Callable[[], T], visits: Sequence[Visit]) -> T:
-    """The function's result, or the first visit's expiry. A thread that is late is called off and left behind."""
-    results: queue.SimpleQueue[tuple[list[T], BaseException | None]] = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            results.put(([function()], None))
-        except BaseException as error:  # handed to the thread that waits
-            results.put(([], error))
-
-    threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()
-    first = min(visits, key=lambda visit: visit.seconds_left)
-    try:
-        result, error = results.get(timeout=_finite(first.seconds_left))
-    except queue.Empty:
-        raise first.expired() from None
-    finally:
-        for visit in visits:
-            visit.call_off()
-    if error is not None:
-        raise error
-    return result[0]
-
-
-def _pumped(items: Iterator[Any], visit: Visit) -> Iterator[Any]:
-    """The same items with a deadline on each: a thread fetches them, so that a silent upstream cannot hold us."""
-    end = object()
-    fetched: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=8)
-
-    def put(item: Any, error: BaseException | None = None) -> None:
-        while not visit.called_off:
-            try:
-                fetched.put((item, error), timeout=_GRACE)
-                return
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            with closing(items):  # type: ignore[type-var]
-                for item in items:
-                    put(item)
-                    if visit.called_off:
-                        return
-            put(end)
-        except BaseException as error:  # handed to the thread that waits
-            put(end, error)
-
-    threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()
-    ends = time.perf_counter() + visit.seconds_left
-    try:
-        while True:
-            try:
-                item, error = fetched.get(timeout=max(0.0, ends - time.perf_counter()))
-            except queue.Empty:
-                raise visit.expired() from None
-            if error is not None:
-                raise error
-            if item is end:
-                return
-            yield item
-    finally:
-        visit.call_off()

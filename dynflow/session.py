@@ -12,7 +12,18 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 from pydantic import ValidationError
 
-from dynflow.errors import DeadlineExceeded, DynflowError, InputError, NodeTimeout, NoEligibleAnswer, failure_kind
+from dynflow.errors import (
+    ArtefactError,
+    DeadlineExceeded,
+    DynflowError,
+    InputError,
+    MissingDependency,
+    MissingModel,
+    NodeTimeout,
+    NoEligibleAnswer,
+    Overloaded,
+    failure_kind,
+)
 from dynflow.graph import CheckedGraph, NodePlan
 from dynflow.language.evaluate import UNKNOWN
 from dynflow.language.references import AnyReference, Reference
@@ -25,6 +36,8 @@ from dynflow.walk import Decision, State, Walk, closed_nodes
 
 _UNBILLED = frozenset({"auth", "invalid", "rate_limit", "budget"})
 """Failures after which upstream surely billed nothing."""
+_NEVER_SENT = (ArtefactError, MissingDependency, MissingModel, Overloaded)
+"""Failures before anything went upstream."""
 
 
 class FlowParts(Protocol):
@@ -36,6 +49,10 @@ class FlowParts(Protocol):
         """The node, ready to run."""
         ...
 
+    def is_warm(self, name: str) -> bool:
+        """Whether the node is warmed up, so that `node` returns at once."""
+        ...
+
     def known(self, model: str) -> Known:
         """Price and capabilities of an entry of `models:`."""
         ...
@@ -45,6 +62,8 @@ class FlowParts(Protocol):
 class Enclosing:
     """What a request inside a sub-graph shares with the request around it; `results` takes its outcome."""
 
+    visit: Visit
+    """The visit that walks the sub-graph: calling it off calls off what runs inside."""
     deadline: float
     budget: Budget
     results: list[FlowResult[Any]] = field(default_factory=list)
@@ -61,18 +80,31 @@ class Visit:
     live: bool
     decision: Decision | None
     """The edge that led here; None for a member of a group."""
-    seconds_left: float = math.inf
+    around: Visit | None = None
+    """The visit that this one is part of: its group's, or the one that walks its sub-graph."""
+    ends: float = math.inf
+    """When its time is up, by the session's clock."""
+    time_limit: float = math.inf
+    """Seconds after which the runner ends it; infinite where the visit around it ends it in time."""
     expiry: type[NodeTimeout | DeadlineExceeded] = NodeTimeout
-    """Which error it is to take longer than `seconds_left`."""
+    """Which error it is to take longer than that."""
     interruptible: bool = False
-    called_off: bool = False
     reserved: float = 0.0
+    notes: list[str] = field(default_factory=list)
     inner: list[Enclosing] = field(default_factory=list)
     """What was handed to sub-graphs."""
+    run: Any = None
+    """Its LangChain run; None where nobody looks."""
+    _called_off: bool = False
+
+    @property
+    def called_off(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self._called_off or (self.around is not None and self.around.called_off)
 
     def call_off(self) -> None:
-        """Nobody waits for this visit any more."""
-        self.called_off = True
+        """Nobody waits for this visit any more, nor for those that are part of it."""
+        self._called_off = True
 
     def expired(self) -> NodeTimeout | DeadlineExceeded:
         """The error of a visit that took too long."""
@@ -116,7 +148,8 @@ class Session:
         """When the request's time is up; it runs from the first visit, not while a batch queues."""
         if limits.max_input_tokens is not None and request.tokens > limits.max_input_tokens:
             raise InputError(
-                f"the request has about {request.tokens:,} tokens; limits.max_input_tokens is {limits.max_input_tokens:,}"
+                f"the request has about {request.tokens:,} tokens; "
+                f"limits.max_input_tokens is {limits.max_input_tokens:,}"
             )
         self.walk = Walk(graph, self._outside, self._closed())
         self.trace = Trace(graph.spec.name or "graph")
@@ -174,9 +207,9 @@ class Session:
         failed_at = self.walk.at
         try:
             decision = self.walk.advance()
-        except NoEligibleAnswer as error:
+        except NoEligibleAnswer as closed:
             if failed_at in self._errors:
-                raise error from self._errors[failed_at]
+                raise closed from self._errors[failed_at]
             raise
         if decision is None:
             error = self._errors[failed_at]
@@ -185,35 +218,45 @@ class Session:
             raise error
         return None if self.walk.finished else self.visit(decision.target, decision)
 
-    def visit(self, node_id: str, decision: Decision | None = None, *, interruptible: bool = False) -> Visit:
-        """A visit of a node: the walk's next one, or a group's member."""
+    def visit(self, node_id: str, decision: Decision | None = None, group: Visit | None = None) -> Visit:
+        """A visit of a node: the walk's next one, or that of a group's member."""
         plan = self.graph.nodes[node_id]
         live = decision is not None and node_id in self.graph.live
-        return Visit(node_id, plan, live, decision, interruptible=interruptible)
+        around = group if group is not None or self.enclosing is None else self.enclosing.visit
+        return Visit(node_id, plan, live, decision, around, interruptible=group is not None)
 
     def seconds_left(self) -> float:
         """Seconds until the request's deadline; the first look at it starts its time."""
+        now = self.clock()
+        return self._deadline(now) - now
+
+    def _deadline(self, now: float) -> float:
         if self.deadline is None:
             timeout = self.graph.spec.limits.timeout
-            self.deadline = self.clock() + timeout if timeout is not None else math.inf
+            self.deadline = now + timeout if timeout is not None else math.inf
             if self.enclosing is not None:
                 self.deadline = min(self.deadline, self.enclosing.deadline)
-        return self.deadline - self.clock()
+        return self.deadline
 
     def begin(self, visit: Visit) -> None:
         """Give a visit its time, as it starts to run."""
-        left, own = self.seconds_left(), visit.plan.common.timeout
+        plan, around, now = visit.plan, visit.around, self.clock()
+        ends = self._deadline(now)
+        if not plan.cls.can_fail or (ends <= now and plan.model is None and not plan.members):
+            ends = math.inf  # past the deadline no model is called; a canned reply may still go out
         visit.expiry = DeadlineExceeded
-        if own is not None and own <= left:
-            left, visit.expiry = own, NodeTimeout
-        elif left <= 0 and visit.plan.model is None and not visit.plan.members:
-            left = math.inf  # past the deadline no model is called; a canned reply may still go out
-        visit.seconds_left = left
-        visit.interruptible = visit.interruptible or left < math.inf
+        if plan.common.timeout is not None and now + plan.common.timeout <= ends:
+            ends, visit.expiry = now + plan.common.timeout, NodeTimeout
+        visit.ends = ends
+        # Two watchers of one deadline would race for who reports it: the outer one does.
+        watched = around is not None and around.ends <= ends and now < ends
+        visit.time_limit = math.inf if watched else ends - now
+        if ends < math.inf or (around is not None and around.interruptible):
+            visit.interruptible = True
 
     def call(self, visit: Visit, config: RunnableConfig, members: Mapping[str, Member]) -> Call:
         """What the node gets to see. Raises where its options do not resolve, or its time is up already."""
-        if visit.seconds_left <= 0:
+        if visit.time_limit <= 0:
             raise visit.expired()
         options = visit.plan.options
         try:
@@ -221,17 +264,22 @@ class Session:
                 options = options.resolve(self._read)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            raise InputError(f"option {first['loc'][0]!r} of node {visit.node_id!r}: {first['msg']}") from None
+            option = ".".join(map(str, first["loc"]))
+            raise InputError(f"option {option!r} of node {visit.node_id!r}: {first['msg']}") from None
 
         def reserve(model: str, input_tokens: int, max_tokens: int | None) -> int | None:
             limit = self.graph.spec.limits.max_tokens
             wanted = min((value for value in (max_tokens, limit) if value is not None), default=None)
-            allowed, reserved = self.budget.reserve(model, self.flow.known(model).price, input_tokens, wanted)
+            about = self.flow.known(model)
+            room = None if about.capabilities.context is None else about.capabilities.context - input_tokens
+            allowed, reserved = self.budget.reserve(model, about.price, input_tokens, wanted, room)
             visit.reserved += reserved
+            if allowed != wanted:
+                visit.notes.append(f"max_tokens is {allowed}: the limits afford no more")
             return allowed
 
         def nest() -> Enclosing:
-            visit.inner.append(Enclosing(self.clock() + self.seconds_left(), self.budget))
+            visit.inner.append(Enclosing(visit, self._deadline(self.clock()), self.budget))
             return visit.inner[-1]
 
         return Call(
@@ -239,7 +287,7 @@ class Session:
             options=options,
             config=config,
             called_off=lambda: visit.called_off,
-            seconds_left=visit.seconds_left,
+            seconds_left=visit.ends - self.clock(),
             reserve=reserve,
             members=members,
             configurable=self.configurable,
@@ -251,15 +299,14 @@ class Session:
         """Take down how a visit went."""
         output, plan = done.output, visit.plan
         error = failure_kind(done.error) if done.error is not None else None
-        usage = output.usage if output is not None else None
+        usage = output.usage if output is not None else getattr(done.error, "usage", None)
         usd = self._cost(usage, done.seconds)
         if visit.inner:
             usd = self._take_over(visit)
         if visit.reserved:
-            spent = usd if usd is not None else visit.reserved
-            if output is None:  # an outcome in doubt is billed in full
-                spent = 0.0 if error in _UNBILLED else visit.reserved
-            self.budget.settle(visit.reserved, spent)
+            if usage is None and not _surely_unbilled(done.error):
+                usd = visit.reserved  # an outcome in doubt is billed in full
+            self.budget.settle(visit.reserved, visit.reserved if usd is None else usd)
         on_failure = plan.common.on_failure if done.error is not None else None
         if output is not None:
             state = State(True, output.ports, None, done.seconds, usd, rescued=output.degraded)
@@ -282,15 +329,18 @@ class Session:
                 _numbers(state.ports),
                 error,
                 _first_line(done.error) if done.error is not None else None,
-                output.notes if output is not None else (),
+                (*visit.notes, *(output.notes if output is not None else ())),
             )
         )
 
-    def forget(self, visit: Visit, usage: Usage | None, seconds: float) -> None:
-        """Take down a member that lost a race: it counts as not run, but its cost is settled."""
-        usd = self._cost(usage, seconds)
-        if visit.reserved:
-            self.budget.settle(visit.reserved, visit.reserved if usage is None or usd is None else usd)
+    def forget(self, visit: Visit, seconds: float) -> None:
+        """Take down a member that was called off: it counts as not run, but what it may have cost is billed."""
+        if visit.inner:
+            self._take_over(visit)
+            return
+        model = visit.plan.model
+        usage = None if model is None else Usage(model, self.request.tokens, estimated=True)
+        usd = visit.reserved or self._cost(usage, seconds)
         self.ledger.entries.append(Entry(visit.node_id, seconds, usd, usage))
 
     def _take_over(self, visit: Visit) -> float | None:
@@ -332,10 +382,11 @@ class Session:
         name = self.graph.spec.baseline
         if name is None:
             return
-        entries = {entry.node: entry for entry in self.ledger.entries}
-        if name in entries and self.walk.states.get(name, State(False)).ok:
-            self.ledger.baseline_usd = entries[name].usd
+        state = self.walk.states.get(name)
+        if state is not None and state.ok:
+            self.ledger.baseline_usd = state.usd
             return
+        entries = {entry.node: entry for entry in self.ledger.entries}
         model = self.graph.nodes[name].model
         usage = entries[answer].usage if answer in entries else None
         if model is None or usage is None:
@@ -344,14 +395,19 @@ class Session:
         self.ledger.baseline_usd = cost(self.flow.known(model).price, same)
 
 
+def _surely_unbilled(error: Exception | None) -> bool:
+    return error is not None and (failure_kind(error) in _UNBILLED or isinstance(error, _NEVER_SENT))
+
+
 def _numbers(ports: Mapping[str, Any]) -> dict[str, Any]:
     """Port values that explain without holding content: numbers, flags, short labels, and records of these."""
     kept: dict[str, Any] = {}
     for name, value in ports.items():
         if isinstance(value, (bool, int, float)) or (isinstance(value, str) and name in _LABELS):
             kept[name] = value
-        elif isinstance(value, Mapping) and value and all(isinstance(item, (bool, int, float)) for item in value.values()):
-            kept[name] = dict(value)
+        elif isinstance(value, Mapping) and value:
+            if all(isinstance(item, (bool, int, float)) for item in value.values()):
+                kept[name] = dict(value)
     return kept
 
 

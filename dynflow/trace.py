@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -17,6 +18,9 @@ NODE_TAG = "graph:node:{}"
 """Tag of each node's run."""
 HELD_TAG = "nostream"
 """Tag of runs whose tokens must not leave the flow; LangGraph's message stream honours it."""
+
+HIDDEN_TAG = "langsmith:hidden"
+"""Tag of runs that LangGraph must not take for one of its own nodes."""
 
 T = TypeVar("T")
 
@@ -70,7 +74,7 @@ class Trace:
                     "ok": visit.ok,
                     "seconds": round(visit.seconds, 6),
                     "usd": visit.usd,
-                    "values": dict(visit.values),
+                    "values": _plain(visit.values),
                     **({"error": visit.error, "message": visit.message} if visit.error else {}),
                     **({"notes": list(visit.notes)} if visit.notes else {}),
                 }
@@ -80,6 +84,18 @@ class Trace:
         }
 
 
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values fit for JSON, which has no word for infinity: a budget without a limit is null."""
+    return {
+        name: _plain(value)
+        if isinstance(value, Mapping)
+        else None
+        if isinstance(value, float) and not math.isfinite(value)
+        else value
+        for name, value in values.items()
+    }
+
+
 def decision_as_dict(decision: Decision) -> dict[str, Any]:
     """The payload of a `dynflow.decision` event."""
     return {
@@ -87,7 +103,7 @@ def decision_as_dict(decision: Decision) -> dict[str, Any]:
         "to": decision.target,
         "edge": decision.edge,
         "when": decision.when,
-        "values": dict(decision.values),
+        "values": _plain(decision.values),
         "degraded": decision.degraded,
     }
 

@@ -12,6 +12,8 @@ from dynflow.language.evaluate import UNKNOWN
 from dynflow.language.spec import END, START
 
 _RAN = frozenset({"seconds", "usd"})
+_EXPLAINS = (bool, int, float, str, type(None))
+_LONGEST_LABEL = 80
 _OUTSIDE = frozenset({"params", "input", "budget"})
 
 
@@ -141,21 +143,20 @@ class Walk:
             value = self.lookup(port.owner, port.path[0])
             if len(port.path) > 1 and isinstance(value, Mapping):
                 value = value.get(port.path[1], UNKNOWN)
-            # The request's own text is content, not a number that explains a decision.
-            if value is not UNKNOWN and not (port.owner == "input" and port.path[0] in ("text", "messages")):
+            # Content (the request's text, a draft) is no number that explains a decision.
+            if isinstance(value, _EXPLAINS) and not (port.owner == "input" and port.path[0] == "text"):
+                if isinstance(value, str) and len(value) > _LONGEST_LABEL:
+                    continue
                 values[".".join((port.owner, *port.path))] = value
 
 
 def closed_nodes(graph: CheckedGraph, lacks: Callable[[str], bool]) -> frozenset[str]:
     """Nodes that a request cannot go to: `lacks(model)`, or every way on from there is closed."""
     closed: set[str] = set()
-    for name in sorted(graph.order, key=lambda node: -graph.order[node]):
+    for name in reversed(graph.order):
         if name in (START, END):
             continue
-        plan = graph.nodes[name]
-        members = [graph.nodes[member].model for member in plan.members]
-        all_members = bool(members) and all(model is not None and lacks(model) for model in members)
-        own = plan.model is not None and lacks(plan.model)
-        if own or all_members or all(way.target in closed for way in graph.ways[name]):
+        models = graph.models_at(name)
+        if (models and all(map(lacks, models))) or all(way.target in closed for way in graph.ways[name]):
             closed.add(name)
     return frozenset(closed)

@@ -73,7 +73,7 @@ class Chat(RunnableNode):
         if options.labels and options.output:
             yield Finding("exclusive_options", "give `labels` or `output`, not both", ("output",))
         if options.labels and len({label.strip().lower() for label in options.labels}) < len(options.labels):
-            yield Finding("named_twice", "two labels are the same but for case", ("labels",))
+            yield Finding("named_twice", "two labels are the same but for case: rename one", ("labels",))
         if options.output:
             from jsonschema.exceptions import SchemaError
             from jsonschema.validators import validator_for
@@ -81,7 +81,7 @@ class Chat(RunnableNode):
             try:
                 validator_for(options.output).check_schema(options.output)
             except SchemaError as error:
-                yield Finding("bad_schema", f"`output` is no JSON schema: {error.message}", ("output",))
+                yield Finding("bad_schema", f"`output` is no JSON schema: {error.message}; correct that", ("output",))
 
     @classmethod
     def answer_type(cls, options: Any, scope: BuildScope) -> AnswerType:
@@ -105,15 +105,15 @@ class Chat(RunnableNode):
         given = {name: getattr(options, name) for name in _SAMPLING if getattr(options, name) is not None}
         declared = given.get("max_tokens", settings.max_tokens)
         prompt_tokens = sum(estimate_tokens(str(message.text)) for message in messages)
+        model = self.resources.chat_model(options.model)  # first: what cannot be called must reserve nothing
         allowed = call.reserve(options.model, prompt_tokens, declared if isinstance(declared, int) else None)
-        if allowed is not None and allowed != declared:
+        if allowed is not None:
             given["max_tokens"] = allowed
         if options.logprobs:
             given["logprobs"] = True
         if options.output and settings.provider in _TAKES_RESPONSE_FORMAT:
             schema = {"name": "answer", "schema": options.output}
             given["response_format"] = {"type": "json_schema", "json_schema": schema}
-        model = self.resources.chat_model(options.model)
         return (model.bind(**given) if given else model), messages
 
     def finish(self, call: Call, result: Any) -> Output:
@@ -129,11 +129,11 @@ class Chat(RunnableNode):
         }
         value: Any = message
         if options.labels:
-            label = _match(text, options.labels)
+            label = _match(text, options.labels, usage)
             value = Classification(label=label, confidence=ports["confidence"])
             ports.update(answer=value, label=label)
         elif options.output:
-            value = _validated(text, options.output)
+            value = _validated(text, options.output, usage)
             ports.update(answer=value)
         return Output(ports, value, usage)
 
@@ -200,7 +200,7 @@ def _confidence(message: AIMessage) -> float | None:
     return math.exp(math.fsum(values) / len(values)) if values else None
 
 
-def _match(text: str, labels: Sequence[str]) -> str:
+def _match(text: str, labels: Sequence[str], usage: Usage) -> str:
     """The label that the text is, or the only one that it names. Raises `NodeFailed`."""
     plain = text.strip().strip(".\"'`*").lower()
     for label in labels:
@@ -210,11 +210,11 @@ def _match(text: str, labels: Sequence[str]) -> str:
     # A label inside a longer one that is named too ("cat", "category") does not count.
     named = [label for label in named if not any(label.lower() in other.lower() for other in named if other != label)]
     if len(named) != 1:
-        raise NodeFailed(f"the model answered {text.strip()[:80]!r}, which is none of the labels")
+        raise NodeFailed(f"the model answered {text.strip()[:80]!r}, which is none of the labels", usage=usage)
     return named[0]
 
 
-def _validated(text: str, schema: Mapping[str, Any]) -> Any:
+def _validated(text: str, schema: Mapping[str, Any], usage: Usage) -> Any:
     """The JSON in the text, if it fits. Raises `NodeFailed`."""
     from jsonschema.exceptions import ValidationError
     from jsonschema.validators import validator_for
@@ -224,7 +224,7 @@ def _validated(text: str, schema: Mapping[str, Any]) -> Any:
         value = json.loads(body)
         validator_for(schema)(schema).validate(value)
     except ValueError as error:
-        raise NodeFailed(f"the model's answer is no JSON: {error}") from None
+        raise NodeFailed(f"the model's answer is no JSON: {error}", usage=usage) from None
     except ValidationError as error:
-        raise NodeFailed(f"the model's answer does not fit the schema: {error.message}") from None
+        raise NodeFailed(f"the model's answer does not fit the schema: {error.message}", usage=usage) from None
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import aclosing, closing
 from typing import Any, ClassVar
 
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -70,11 +71,11 @@ class InnerGraph(Node):
             params = inner.spec.params
             if name not in params:
                 hint = did_you_mean(name, params)
-                yield Finding("unknown_param", f"{options.uses} has no param {name!r}{hint}", ("with", name))
+                yield Finding("unknown_param", f"{options.uses} has no param {name!r}{hint}", ("with", name), key=True)
             elif isinstance(value, Reference):
                 wanted = type_of_value(params[name].default)
                 if not wanted.accepts(scope.type_of(value)):
-                    yield Finding("type_mismatch", f"{name!r} is {wanted}; {value} is {scope.type_of(value)}", ("with", name))
+                    yield Finding("type_mismatch", f"{name!r} takes {wanted}; {value} is {scope.type_of(value)}", ("with", name))
             else:
                 try:
                     params[name].check(value)
@@ -102,11 +103,7 @@ class InnerGraph(Node):
 
     def run(self, call: Call) -> Output:
         flow, value, config, shared = self._prepare(call)
-        if call.interruptible:
-            for _ in flow.stream(value, config):
-                call.check()
-        else:
-            flow.invoke(value, config)
+        flow.invoke(value, config)
         return _output(shared)
 
     async def arun(self, call: Call) -> Output:
@@ -116,15 +113,17 @@ class InnerGraph(Node):
 
     def stream(self, call: Call) -> Iterator[Any]:
         flow, value, config, shared = self._prepare(call)
-        for chunk in flow.stream(value, config):
-            call.check()
-            yield chunk
+        with closing(flow.stream(value, config)) as chunks:  # type: ignore[type-var]
+            for chunk in chunks:
+                call.check()
+                yield chunk
         yield _output(shared)
 
     async def astream(self, call: Call) -> AsyncIterator[Any]:
         flow, value, config, shared = self._prepare(call)
-        async for chunk in flow.astream(value, config):
-            yield chunk
+        async with aclosing(flow.astream(value, config)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                yield chunk
         yield _output(shared)
 
     def _prepare(self, call: Call) -> tuple[Runnable[Any, Any], Any, RunnableConfig, Enclosing]:

@@ -60,7 +60,7 @@ class Prompt(Node):
                 hint = did_you_mean(name, [*options.values, "input"])
                 yield Finding("unknown_placeholder", f"{{{name}}} is not given in `with`{hint}", (option,))
         for name in options.values.keys() - used:
-            yield Finding("unused", f"no template uses {{{name}}}", ("with", name), severity="warning")
+            yield Finding("unused", f"no template uses {{{name}}}: remove it", ("with", name), severity="warning", key=True)
 
     @classmethod
     def answer_type(cls, options: Any, scope: BuildScope) -> AnswerType:

@@ -39,8 +39,8 @@ class Race(Node):
         static: ClassVar[frozenset[str]] = frozenset({"accept"})
 
         of: Annotated[list[str], NamesNodes(role="answer")] = Field(min_length=2, description="ids of answer nodes")
-        accept: str | None = Field(default=None, description="a condition over the finishing member's ports; default: ok")
-        stagger: Duration | None = Field(default=None, description="delay before the next member starts, such as 300ms")
+        accept: str | None = Field(default=None, description="a condition over the finishing member's ports")
+        stagger: Duration | None = Field(default=None, description="delay before the next starts, such as 300ms")
 
     ports: ClassVar[Mapping[str, PortType]] = {"winner": enum((), "the member whose answer was taken")}
 
@@ -54,9 +54,12 @@ class Race(Node):
             return
         ports = {**_common_ports(options.of, scope), **COMMON_PORTS}
         try:
-            check_condition(parse_expression(options.accept, bare=_MEMBER), {_MEMBER: ports, "params": {}, "budget": {}})
+            term = parse_expression(options.accept, bare=_MEMBER)
+            check_condition(term, {_MEMBER: ports})
         except ExpressionError as error:
             text = str(error).replace(f"port of {_MEMBER!r}", "port that all members have")
+            if error.code == "unknown_name":
+                text = "`accept` reads the finishing member's ports alone: use their bare names, such as confidence > 0.5"
             yield Finding(error.code, text, ("accept",))
 
     @classmethod
@@ -68,6 +71,7 @@ class Race(Node):
         accept = _acceptance(self.options.accept)
         finished: queue.SimpleQueue[Member] = queue.SimpleQueue()
         waiting = list(members)
+        lost = dict.fromkeys(members)  # who was not looked at by the end
         running = 0
         try:
             while waiting or running:
@@ -79,10 +83,11 @@ class Race(Node):
                 member = _next_finished(finished, delay, call)
                 if member is not None:
                     running -= 1
+                    del lost[member]
                     if accept(member):
                         return _won(member)
         finally:
-            for member in members:
+            for member in lost:
                 member.call_off()
         raise _nobody_won(members)
 
@@ -90,6 +95,7 @@ class Race(Node):
         members = [call.members[name] for name in self.options.of]
         accept = _acceptance(self.options.accept)
         waiting = list(members)
+        lost = dict.fromkeys(members)
         running: dict[asyncio.Task[Any], Member] = {}
         try:
             while waiting or running:
@@ -100,6 +106,7 @@ class Race(Node):
                 done, _ = await asyncio.wait(running, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
                 for task in sorted(done, key=lambda task: members.index(running[task])):
                     member = running.pop(task)
+                    del lost[member]
                     task.result()  # a member's failure is on record; anything else is a fault of ours
                     if accept(member):
                         return _won(member)
@@ -107,6 +114,8 @@ class Race(Node):
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+            for member in lost:
+                member.call_off()
         raise _nobody_won(members)
 
 
@@ -163,7 +172,8 @@ def _next_finished(finished: queue.SimpleQueue[Member], delay: float | None, cal
 
 def _won(member: Member) -> Output:
     output, state = member.output, member.state
-    assert output is not None and state is not None
+    assert output is not None
+    assert state is not None
     return Output({**state.ports, "winner": member.id}, output.value, degraded=state.rescued)
 
 

@@ -77,19 +77,19 @@ class Router(Node):
 
 def _check_bands(options: Any) -> Iterable[Finding]:
     if options.labels is not None:
-        yield Finding("exclusive_options", "`labels` goes with `label`", ("labels",))
+        yield Finding("exclusive_options", "`labels` goes with `label`: give `label`, or remove `labels`", ("labels",))
     bands = options.bands or []
     if len(bands) != len(options.routes) - 1:
-        text = f"{len(options.routes)} routes need {len(options.routes) - 1} bands; there are {len(bands)}"
+        text = f"{len(options.routes)} routes take bands one fewer: {len(options.routes) - 1}; there are {len(bands)}"
         yield Finding("bad_bands", text, ("bands",) if options.bands else ())
     literal = [band for band in bands if isinstance(band, float)]
     if literal != sorted(literal):
-        yield Finding("bad_bands", "the bands must ascend", ("bands",))
+        yield Finding("bad_bands", "the bands must ascend: sort them", ("bands",))
 
 
 def _check_labels(options: Any, scope: BuildScope) -> Iterable[Finding]:
     if options.bands is not None:
-        yield Finding("exclusive_options", "`bands` goes with `score`", ("bands",))
+        yield Finding("exclusive_options", "`bands` goes with `score`: give `score`, or remove `bands`", ("bands",))
     labels = options.labels or {}
     if not labels:
         yield Finding("missing_key", "`labels:` is missing: a mapping from label to route")
@@ -101,6 +101,6 @@ def _check_labels(options: Any, scope: BuildScope) -> Iterable[Finding]:
     if isinstance(options.label, Reference):
         known = scope.type_of(options.label).values
         for label in sorted(set(known or ()) - labels.keys()):
-            yield Finding("uncovered_label", f"the label {label!r} has no route", ("labels",))
+            yield Finding("uncovered_label", f"the label {label!r} has no route: add it", ("labels",))
         for label in sorted(labels.keys() - set(known or labels)):
-            yield Finding("not_in_enum", f"{label!r} is none of the labels{did_you_mean(label, known or ())}", ("labels", label))
+            yield Finding("not_in_enum", f"{label!r} is none of the labels{did_you_mean(label, known or ())}", ("labels", label), key=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing, closing
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -13,11 +14,13 @@ from langchain_core.runnables.config import run_in_executor, set_config_context
 from pydantic import Field
 
 from dynflow.errors import NodeFailed
-from dynflow.language.references import Reference
+from dynflow.language.references import IDENTIFIER, Reference
 from dynflow.language.source import did_you_mean
 from dynflow.language.spec import TypeName
-from dynflow.language.types import DECLARABLE, PortType, any_type
-from dynflow.node import BuildScope, Call, Finding, NodeOptions, Output, RunnableNode
+from dynflow.language.types import COMMON_PORTS, DECLARABLE, PortType, any_type, holds
+from dynflow.node import BuildScope, Call, Finding, NodeOptions, Output, RunnableNode, add_up
+
+_SCALARS = frozenset({"number", "integer", "boolean"})
 
 
 class RunnableOfHost(RunnableNode):
@@ -47,6 +50,10 @@ class RunnableOfHost(RunnableNode):
 
     @classmethod
     def check(cls, options: Any, scope: BuildScope) -> Iterable[Finding]:
+        for port in options.ports or {}:
+            if port in COMMON_PORTS or not IDENTIFIER.fullmatch(port):
+                why = "every node has it" if port in COMMON_PORTS else "small letters, digits and _"
+                yield Finding("bad_name", f"{port!r} is no name for a port ({why}): choose another", ("ports", port), key=True)
         if scope.runnables is not None and options.name not in scope.runnables:
             hint = did_you_mean(options.name, scope.runnables)
             yield Finding("unknown_runnable", f"the host handed over no runnable {options.name!r}{hint}", ("name",))
@@ -57,7 +64,11 @@ class RunnableOfHost(RunnableNode):
     @cached_property
     def _runnable(self) -> Runnable[Any, Any]:
         handed = self.resources.handed_over(self.options.name)
-        return _Plain(handed) if _is_plain(handed) else self.resources.runnable(self.options.name)
+        if _is_plain(handed):
+            return _Plain(handed)
+        if inspect.isgeneratorfunction(handed) or inspect.isasyncgenfunction(handed):
+            return _Generator(handed)
+        return self.resources.runnable(self.options.name)
 
     def finish(self, call: Call, result: Any) -> Output:
         declared = self.options.ports
@@ -68,7 +79,16 @@ class RunnableOfHost(RunnableNode):
         missing = declared.keys() - result.keys()
         if missing:
             raise NodeFailed(f"{self.options.name!r} returned no {', '.join(sorted(missing))}")
-        return Output({name: result[name] for name in declared}, result)
+        return Output({name: self._port(name, kind, result[name]) for name, kind in declared.items()}, result)
+
+    def _port(self, name: str, kind: str, value: Any) -> Any:
+        """The value, if it is of the declared type or null; numpy's and torch's scalars become plain ones."""
+        if kind in _SCALARS and not isinstance(value, (bool, int, float, str)) and hasattr(value, "item"):
+            value = value.item()
+        if value is not None and not holds(kind, value):
+            text = f"{self.options.name!r} returned {type(value).__name__} for {name!r}, which is declared as {kind}"
+            raise NodeFailed(text)
+        return value
 
 
 def _is_plain(handed: Any) -> bool:
@@ -109,8 +129,9 @@ class _Plain(Runnable[Any, Any]):
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
         result = await self._acall(input, config)
         if isinstance(result, Runnable):
-            async for chunk in result.astream(input, config):
-                yield chunk
+            async with aclosing(result.astream(input, config)) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    yield chunk
         else:
             yield result
 
@@ -129,3 +150,41 @@ class _Plain(Runnable[Any, Any]):
             return await self._function(input)
         with set_config_context(config) as context:
             return await asyncio.create_task(self._function(input), context=context)
+
+
+_END = object()
+
+
+class _Generator(Runnable[Any, Any]):
+    """A generator function as a runnable: it gets the value, as any function does, and its chunks stream.
+
+    LangChain's own coercion hands it a stream of inputs, and lets a plain generator run in sync calls only.
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+        self._is_async = inspect.isasyncgenfunction(function)
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        return add_up(list(self.stream(input, config)))
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        async with aclosing(self.astream(input, config)) as chunks:  # type: ignore[type-var]
+            return add_up([chunk async for chunk in chunks])
+
+    def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
+        if self._is_async:
+            raise NodeFailed(f"{self._function.__name__!r} is an async generator: use ainvoke or astream")
+        with set_config_context(config or {}) as context, closing(self._function(input)) as chunks:
+            while (chunk := context.run(next, chunks, _END)) is not _END:
+                yield chunk
+
+    async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
+        if self._is_async:
+            async with aclosing(self._function(input)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+            return
+        with closing(self.stream(input, config)) as steps:  # type: ignore[type-var]
+            while (chunk := await run_in_executor(None, next, steps, _END)) is not _END:
+                yield chunk

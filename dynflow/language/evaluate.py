@@ -44,15 +44,22 @@ def _order(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], Any]:
     return ordered
 
 
-def _equal(left: Any, right: Any) -> bool:
-    # `true == 1` holds in Python, not here.
-    return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
+def _equal(left: Any, right: Any) -> Any:
+    if isinstance(left, bool) != isinstance(right, bool):  # `true == 1` holds in Python, not here
+        return False
+    try:
+        return bool(left == right)
+    except Exception:  # a value of the host's that does not compare to one truth value, such as an array
+        return UNKNOWN
 
 
 def _contains(left: Any, right: Any) -> Any:
     if isinstance(right, str):
         return left in right if isinstance(left, str) else UNKNOWN
-    return any(_equal(left, item) for item in right) if isinstance(right, Sequence) else UNKNOWN
+    if not isinstance(right, Sequence):
+        return UNKNOWN
+    links = [_equal(left, item) for item in right]
+    return True if True in links else UNKNOWN if UNKNOWN in links else False
 
 
 def _divide(left: float, right: float) -> Any:
@@ -65,7 +72,7 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">": _order(lambda left, right: left > right),
     ">=": _order(lambda left, right: left >= right),
     "==": _equal,
-    "!=": lambda left, right: not _equal(left, right),
+    "!=": lambda left, right: negate(_equal(left, right)),
     "in": _contains,
     "not in": lambda left, right: negate(_contains(left, right)),
 }
@@ -75,6 +82,8 @@ _CALCULATE: dict[str, Callable[[Any, Any], Any]] = {
     "*": lambda left, right: left * right,
     "/": _divide,
 }
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "abs": abs}
 
 
 def _is_number(value: Any) -> bool:
@@ -112,8 +121,7 @@ def compile_expression(term: Term) -> Evaluator:
             measured = compile_expression(argument)
             return lambda lookup: _length(measured(lookup))
         case FunctionCall():
-            function: Callable[..., Any] = {"min": min, "max": max, "abs": abs}[term.name]
-            return _numeric(function, [compile_expression(argument) for argument in term.arguments])
+            return _numeric(_FUNCTIONS[term.name], [compile_expression(argument) for argument in term.arguments])
         case Comparison():
             return _comparison(term)
         case _:
@@ -133,7 +141,7 @@ def _length(value: Any) -> Any:
 def _items(parts: list[Evaluator]) -> Evaluator:
     def evaluate(lookup: Lookup) -> Any:
         values = [part(lookup) for part in parts]
-        return UNKNOWN if UNKNOWN in values else values
+        return UNKNOWN if any(value is UNKNOWN for value in values) else values
 
     return evaluate
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,19 @@ _COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.NotIn: "not in",
 }
 _ARITHMETIC: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+
+
+_NAMES: dict[type[ast.expr], str] = {
+    ast.BinOp: "this operator",
+    ast.UnaryOp: "this operator",
+    ast.Subscript: "a subscript",
+    ast.List: "a list outside of `in`",
+    ast.Tuple: "a tuple outside of `in`",
+    ast.JoinedStr: "an f-string",
+    ast.IfExp: "if … else",
+    ast.NamedExpr: ":=",
+    ast.Constant: "this kind of value",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +131,9 @@ def parse_expression(text: str, *, bare: str | None = None) -> Term:
     `bare` is the owner that names without one belong to: in a race's `accept`, ports of the finishing member.
     """
     if len(text) > MAX_LENGTH:
-        raise ExpressionError("expression_too_long", f"a condition may have {MAX_LENGTH:,} characters; split it over edges")
+        raise ExpressionError(
+            "expression_too_long", f"a condition may have {MAX_LENGTH:,} characters; split it over edges"
+        )
     if not text.strip():
         raise ExpressionError("expression_syntax", "the condition is empty; leave `when` out for the default edge")
     if "\n" in text.strip():
@@ -129,7 +145,9 @@ def parse_expression(text: str, *, bare: str | None = None) -> Term:
             tree = ast.parse(text.strip(), mode="eval")
     except SyntaxError as error:
         raise ExpressionError(
-            "expression_syntax", f"this is no condition: {error.msg}{_syntax_hint(text)}", max(0, (error.offset or 1) - 1)
+            "expression_syntax",
+            f"this is no condition: {error.msg.split('. ')[0]}{_syntax_hint(text)}",
+            min(indent + max(0, (error.offset or 1) - 1), max(0, len(text.rstrip()) - 1)),
         ) from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise ExpressionError("expression_syntax", f"this is no condition: {error}") from None
@@ -142,7 +160,9 @@ def _syntax_hint(text: str) -> str:
             return f"; write {right} instead of {wrong}"
     if text.lstrip().startswith("!"):
         return "; write not instead of !"
-    return "; use == to compare" if "=" in text and "==" not in text else ""
+    if re.search(r"[^=!<>]=[^=]", text):
+        return "; use == to compare"
+    return "; write comparisons such as difficulty.score > 0.5, joined by and, or, not"
 
 
 class _Parser:
@@ -165,7 +185,11 @@ class _Parser:
     def term(self, node: ast.expr, depth: int) -> Term:
         self.terms += 1
         if self.terms > MAX_TERMS or depth > MAX_DEPTH:
-            raise self.fail("expression_too_long", f"a condition may have {MAX_TERMS} terms, {MAX_DEPTH} levels deep", node)
+            raise self.fail(
+                "expression_too_long",
+                f"a condition may have {MAX_TERMS} terms, {MAX_DEPTH} levels deep: split it over edges",
+                node,
+            )
         at = self.place(node)
         below = depth + 1
         match node:
@@ -184,7 +208,8 @@ class _Parser:
                 hint = did_you_mean(name, CONSTANTS) if len(name) > 3 and name.lower() in CONSTANTS else ""
                 raise self.fail(
                     "expression_name",
-                    f"{name!r} alone is no value{hint}; name a port, such as {name}.ok, or a param, such as params.{name}",
+                    f"{name!r} alone is no value{hint}; "
+                    f"name a port, such as {name}.ok, or a param, such as params.{name}",
                     node,
                 )
             case ast.Attribute():
@@ -207,8 +232,8 @@ class _Parser:
             case _:
                 raise self.fail(
                     "expression_not_allowed",
-                    f"{type(node).__name__.lower()} is not part of the language (comparisons, and, or, not, in, + - * /, "
-                    f"numbers, strings, {', '.join(FUNCTIONS)})",
+                    f"{_NAMES.get(type(node), type(node).__name__.lower())} is not part of the language: "
+                    f"use comparisons, and, or, not, in, + - * /, numbers, strings, {', '.join(FUNCTIONS)}",
                     node,
                 )
 
@@ -217,13 +242,17 @@ class _Parser:
         inner: ast.expr = node
         while isinstance(inner, ast.Attribute):
             if inner.attr.startswith("_"):
-                raise self.fail("expression_not_allowed", f"{inner.attr!r}: names with a leading _ do not exist", node)
+                raise self.fail(
+                    "expression_not_allowed", f"{inner.attr!r}: names with a leading _ do not exist; name a port", node
+                )
             path.insert(0, inner.attr)
             inner = inner.value
         if not isinstance(inner, ast.Name):
-            raise self.fail("expression_not_allowed", "only node.port, params.name, input.key and budget.key exist", node)
+            raise self.fail(
+                "expression_not_allowed", "only node.port, params.name, input.key and budget.key exist", node
+            )
         if len(path) > 2:
-            raise self.fail("expression_not_allowed", "a record port goes one level deep", node)
+            raise self.fail("expression_not_allowed", "a record port goes one level deep: write node.port.field", node)
         if self.bare is not None and inner.id not in _OUTSIDE:
             return Port(*self.place(node), self.bare, (inner.id, *path)[:2])
         return Port(*self.place(node), inner.id, tuple(path))
@@ -245,8 +274,10 @@ class _Parser:
 
     def call(self, node: ast.Call, at: tuple[int, int], depth: int) -> FunctionCall:
         if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS:
-            name = node.func.id if isinstance(node.func, ast.Name) else "this"
-            raise self.fail("expression_not_allowed", f"{name} is no function here{did_you_mean(name, FUNCTIONS)}", node.func)
+            name = node.func.id if isinstance(node.func, ast.Name) else "a method"
+            raise self.fail(
+                "expression_not_allowed", f"{name} is no function here{did_you_mean(name, FUNCTIONS)}", node.func
+            )
         if node.keywords:
             raise self.fail("expression_not_allowed", f"{node.func.id} takes no named arguments", node)
         count = len(node.args)

@@ -7,22 +7,39 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidatorFunctionWrapHandler, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
 from dynflow.language.references import AnyReference, Reference, find_references
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST = 366 * 24 * 3600.0
+FROM_TEXT = {"from_text": True}
+"""Validation context of what stands in a graph's text."""
 
 
-def parse_duration(value: Any) -> Any:
-    """Seconds of `30s`, `500ms`, `2m` or `1h`. Raises `ValueError` where the unit is missing."""
-    if isinstance(value, float):
-        return value  # already seconds: a resolved or dumped option
+def parse_duration(value: Any, info: ValidationInfo) -> Any:
+    """Seconds of `30s`, `500ms`, `2m` or `1h`. Raises `ValueError` where the unit is missing.
+
+    Outside a graph's text a number is seconds: an option that was validated before, or the value of a reference.
+    """
+    if isinstance(value, float) and info.context is not FROM_TEXT:
+        return value
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError("a duration needs a unit, such as 30s, 500ms or 2m")
-    return float(match[1]) * _SECONDS[match[2]]
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if seconds > _LONGEST:
+        raise ValueError("a duration is at most a year")
+    return seconds
 
 
 Duration = Annotated[
@@ -64,7 +81,8 @@ class Options(BaseModel):
                 taken[name] = lookup(value)
             elif next(find_references(value), None) is not None:
                 typed[name] = _substitute(value, lookup)
-        options = type(self).model_validate({**self._given(), **typed}) if typed else self
+        # Not strict: an environment's value is always text, also where a number is wanted.
+        options = type(self).model_validate({**self._given(), **typed}, strict=False) if typed else self
         return options.model_copy(update=taken) if taken else options
 
     def _given(self) -> dict[str, Any]:

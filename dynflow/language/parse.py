@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from dynflow.language.options import FROM_TEXT
 from dynflow.language.reader import decode, read
-from dynflow.language.references import EnvironmentReference, ReferenceSyntaxError, parse_reference
+from dynflow.language.references import (
+    EnvironmentReference,
+    Reference,
+    ReferenceSyntaxError,
+    find_references,
+    parse_reference,
+)
 from dynflow.language.source import Source, did_you_mean
-from dynflow.language.spec import CommonOptions, EdgeSpec, GraphSpec, InputBody, Limits, ParamBody
+from dynflow.language.spec import END, START, CommonOptions, EdgeSpec, GraphSpec, InputBody, Limits, ParamBody
 from dynflow.models.settings import PROVIDERS, Capabilities, ModelSettings, Price
 
 M = TypeVar("M", bound=BaseModel)
@@ -33,7 +40,7 @@ def parse(data: bytes | str, file: str = "<string>") -> tuple[Source, GraphSpec 
         return source, None
     if not isinstance(raw, dict):
         what = "is empty" if raw is None else f"is {_kind(raw)}"
-        source.report("not_a_graph", f"a graph is a mapping with version, nodes and edges; this {what}")
+        source.report("not_a_graph", f"a graph must be a mapping with version, nodes and edges; this {what}")
         return source, None
     if not isinstance(raw.get("version"), int) or raw.get("version") != 1 or isinstance(raw.get("version"), bool):
         if "version" in raw:
@@ -47,9 +54,12 @@ def parse(data: bytes | str, file: str = "<string>") -> tuple[Source, GraphSpec 
             known[section] = {
                 name: _with_references(value, (section, name), source) for name, value in known[section].items()
             }
-    for section in ("params", "inputs", "limits"):
+    for section in ("params", "inputs", "limits", "baseline"):
         _refuse_references(known.get(section), (section,), source)
     _check_nodes_are_mappings(known, source)
+    for section, options in (("nodes", CommonOptions), ("models", ModelSettings)):
+        for name, value in known[section].items() if isinstance(known.get(section), dict) else ():
+            drop_references(value, options.static, (section, name), source)
     return source, validated(GraphSpec, known, (), source)
 
 
@@ -65,10 +75,27 @@ def _with_references(value: Any, path: tuple[str | int, ...], source: Source) ->
         reference = parse_reference(value)
     except ReferenceSyntaxError as error:
         source.report("reference_syntax", str(error), path)
-        return value
+        source.dropped.add(path)
+        return Reference(())
     if isinstance(reference, EnvironmentReference) and path[0] != "models":
         source.report("environment_reference", "${env:…} belongs under models, where secrets and addresses sit", path)
+        source.dropped.add(path)
+    elif isinstance(reference, Reference) and path[0] == "models":
+        text = "a model is made once, for all requests: under models use ${env:NAME}, or write the value"
+        source.report("reference_place", text, path)
+        source.dropped.add(path)
     return value if reference is None else reference
+
+
+def drop_references(options: Any, static: Collection[str], at: tuple[str | int, ...], source: Source) -> None:
+    """Report references in options that take literals only, and remove these options."""
+    for option in static & options.keys() if isinstance(options, dict) else ():
+        for path, reference in list(find_references(options[option], (*at, option))):
+            if path not in source.dropped:
+                text = f"`{option}` shapes the graph: it takes a literal, not {reference}"
+                source.report("static_option", text, path)
+            source.dropped.add((*at, option))
+            options.pop(option, None)
 
 
 def _refuse_references(value: Any, path: tuple[str | int, ...], source: Source) -> None:
@@ -77,7 +104,7 @@ def _refuse_references(value: Any, path: tuple[str | int, ...], source: Source) 
             if key != "help":
                 _refuse_references(item, (*path, key), source)
     elif isinstance(value, str) and "${" in value:
-        source.report("reference_place", "references stand in options of nodes and models only", path)
+        source.report("reference_place", "references belong in options of nodes and models: write the value here", path)
 
 
 def _check_nodes_are_mappings(raw: dict[str, Any], source: Source) -> None:
@@ -85,28 +112,34 @@ def _check_nodes_are_mappings(raw: dict[str, Any], source: Source) -> None:
     nodes = raw.get("nodes")
     if isinstance(nodes, dict):
         for name in [name for name, value in nodes.items() if not isinstance(value, dict)]:
-            source.report("wrong_type", f"node {name!r} is a mapping with `type:`, not {_kind(nodes[name])}", ("nodes", name))
+            source.report(
+                "wrong_type",
+                f"node {name!r} must be a mapping with `type:`; this is {_kind(nodes[name])}",
+                ("nodes", name),
+            )
             del nodes[name]
+            source.dropped.add(("nodes", name))
 
 
 def validated(model: type[M], raw: Any, base: tuple[str | int, ...], source: Source) -> M | None:
-    """The model made of `raw`, whose root stands at `base`; faults are reported there and the rest kept where it can be.
+    """The model made of `raw`, whose root stands at `base`; faults are reported there and the rest kept if it can be.
 
     Each round drops the faulty entries and tries again, so that one fault does not hide those the graph would show.
     """
-    dropped = False
-    for _ in range(3):
+    for _ in range(4):
         try:
-            return model.model_validate(raw)
+            return model.model_validate(raw, context=FROM_TEXT)
         except ValidationError as error:
-            faults = error.errors(include_url=False)
-            for fault in faults:
-                if fault["type"] == "too_short" and dropped:
-                    continue  # we emptied it ourselves
-                _report(fault, model, raw, base, source)
-            if not all(_drop(raw, _raw_path(fault["loc"], raw)) for fault in faults):
-                return None
-            dropped = True
+            faults = [(fault, _raw_path(fault["loc"], raw)) for fault in error.errors(include_url=False)]
+        for fault, path in faults:
+            # What is missing because it was dropped, or faulty in another way too, is reported already.
+            full = (*base, *path)
+            emptied = fault["type"] == "too_short" and any(left[: len(full)] == full for left in source.dropped)
+            if full not in source.dropped and not emptied:
+                _report(fault, path, model, base, source)
+        kept = [_drop(raw, path, base, source) for _, path in faults]
+        if not all(kept):
+            return None
     return None
 
 
@@ -117,44 +150,42 @@ def _raw_path(loc: Sequence[str | int], raw: Any) -> tuple[str | int, ...]:
     for step in loc:
         if step == "[key]":
             break
-        if isinstance(at, dict) and step in at:
+        inside = step in at if isinstance(at, dict) else isinstance(at, list) and isinstance(step, int)
+        if inside:
             path.append(step)
             at = at[step]
-        elif isinstance(at, list) and isinstance(step, int) and step < len(at):
-            path.append(step)
-            at = at[step]
-        elif step in ("common", "options", "default") or str(step).endswith(("]", ")")):
-            continue
-        else:
+        elif step in ("common", "options") or (step == "default" and not isinstance(at, dict)):
+            continue  # a step of our models, not of the text
+        elif not str(step).endswith(("]", ")")):
             path.append(step)
             at = None
     return tuple(path)
 
 
-def _drop(raw: Any, path: tuple[str | int, ...]) -> bool:
+def _drop(raw: Any, path: tuple[str | int, ...], base: tuple[str | int, ...], source: Source) -> bool:
     """Remove the smallest part of the text that holds the fault and may be missing; False where there is none."""
-    depth = {"params": 2, "inputs": 2, "models": 2, "nodes": 2, "edges": 2}.get(str(path[0]), 1) if path else 0
-    target = path[:depth]
-    if not target or target in (("version",),):
+    deep = not base and path[:1] and path[0] in ("params", "inputs", "models", "nodes", "edges")
+    target = path[: 2 if deep else 1]
+    if not target:
         return False
-    parent = raw
-    for step in target[:-1]:
-        if not isinstance(parent, (dict, list)):
-            return False
-        parent = parent[step]  # type: ignore[index]
-    if isinstance(parent, dict):
-        parent.pop(target[-1], None)
-        return target[0] not in ("nodes", "edges") or len(target) > 1
+    source.dropped.add((*base, *target))
+    parent = raw[target[0]] if len(target) > 1 else raw
     if isinstance(parent, list) and isinstance(target[-1], int) and target[-1] < len(parent):
-        parent[target[-1]] = {"from": "", "to": ""}  # keeps the places of the edges behind it
-    return isinstance(parent, list)
+        parent[target[-1]] = {"from": START, "to": END}  # keeps the places of the edges behind it
+        return True
+    if not isinstance(parent, dict):
+        return False
+    # What is missing altogether cannot be left out.
+    return parent.pop(target[-1], None) is not None or target[-1] in ("params", "inputs", "models", "limits")
 
 
-def _report(fault: Any, model: type[BaseModel], raw: Any, base: tuple[str | int, ...], source: Source) -> None:
+def _report(
+    fault: Any, path: tuple[str | int, ...], model: type[BaseModel], base: tuple[str | int, ...], source: Source
+) -> None:
     loc, kind, context = fault["loc"], fault["type"], fault.get("ctx", {})
-    path = _raw_path(loc, raw)
     full = (*base, *path)
     name = str(path[-1]) if path else ""
+    block = isinstance(fault["input"], (dict, list))  # its key is a better target for a caret
     if "[key]" in loc:
         source.report("bad_name", _message(fault), full, key=True)
     elif kind == "extra_forbidden":
@@ -168,13 +199,15 @@ def _report(fault: Any, model: type[BaseModel], raw: Any, base: tuple[str | int,
         hint = did_you_mean(str(fault["input"]), PROVIDERS)
         source.report("unknown_provider", f"{fault['input']!r} is no provider{hint}", full)
     elif kind == "too_short":
-        source.report("missing_key", f"{_what(path)} is empty; a graph has at least one entry there", full, key=True)
+        least, given = context.get("min_length", 1), context.get("actual_length", 0)
+        entries = "entry" if least == 1 else "entries"
+        source.report("too_few", f"{_what(path)} takes at least {least} {entries}, this has {given}", full, key=True)
     elif kind == "literal_error":
         source.report("bad_value", f"{fault['input']!r} is none of {context.get('expected')}", full)
     elif kind.endswith("_type") or kind in ("int_from_float", "bool_parsing", "int_parsing", "float_parsing"):
-        source.report("wrong_type", f"{_what(path)} {_wanted(kind)}, this is {_kind(fault['input'])}", full)
+        source.report("wrong_type", f"{_what(path)} {_wanted(kind)}, this is {_kind(fault['input'])}", full, key=block)
     else:
-        source.report("bad_value", f"{_what(path)}: {_message(fault)}", full)
+        source.report("bad_value", f"{_what(path)}: {_message(fault)}", full, key=block)
 
 
 def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
@@ -199,7 +232,9 @@ def _message(fault: Mapping[str, Any]) -> str:
 
 def _what(path: tuple[str | int, ...]) -> str:
     names = [str(step) for step in path if not isinstance(step, int)]
-    return f"`{names[-1]}`" if names else "this"
+    if not names:
+        return "this"
+    return f"an entry of `{names[-1]}`" if isinstance(path[-1], int) else f"`{names[-1]}`"
 
 
 def _wanted(kind: str) -> str:

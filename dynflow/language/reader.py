@@ -20,6 +20,10 @@ _INTEGER = re.compile(r"[-+]?[0-9]+")
 _OCTAL = re.compile(r"0o[0-7]+")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_ANCHOR = re.compile(r"&\S+\s+")
+_UNQUOTED_REFERENCE = re.compile(r"[{\[][^'\"]*\$\{")
+_LONGEST_HINTED = 1_000
+_WHEN = "a `when` with , [ ] { } # or ': ', or beginning with a quote, ! or *, must be quoted"
 _CONSTANTS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -31,7 +35,7 @@ _CONSTANTS: dict[str, Any] = {
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class Unreadable(Exception):  # noqa: N818 - control flow inside this module: the problem is already reported
+class Unreadable(Exception):
     """The text is no YAML that dynflow reads."""
 
 
@@ -41,7 +45,8 @@ class _Tree:
     value: Any = None  # of a scalar
     items: list[_Tree] | None = None
     pairs: list[tuple[str, Place, _Tree]] | None = None
-    merged: list[_Tree] = field(default_factory=list)
+    merged: list[tuple[Place, _Tree]] = field(default_factory=list)
+    """Values of `<<`, each with the place of its key."""
 
 
 def resolve_plain(text: str) -> Any:
@@ -64,15 +69,15 @@ def resolve_plain(text: str) -> Any:
 def decode(data: bytes | str, file: str) -> Source:
     """A source from a file's bytes; the problem is reported in it where they are no text that can be read."""
     try:
-        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data.removeprefix("\ufeff")
         size = len(data) if isinstance(data, bytes) else len(data.encode("utf-8"))
-    except UnicodeError as error:
+    except UnicodeError:
         source = Source("", file)
-        source.report_at("not_text", f"the file is not UTF-8 text ({error.__class__.__name__})", Place())
+        source.report_at("not_text", "the file is not UTF-8 text: save it as such", Place())
         return source
     if size > MAX_BYTES:
         source = Source(text[:200], file)
-        source.report_at("too_large", f"the file has {size:,} bytes; a graph may have {MAX_BYTES:,}", Place())
+        source.report_at("too_large", f"the file has more than {MAX_BYTES:,} bytes: split it into sub-graphs", Place())
         return source
     return Source(text, file)
 
@@ -97,6 +102,15 @@ def _place(event: Any) -> Place:
     return Place(start.line + 1, start.column + 1, max(1, length))
 
 
+def _behind_anchor(source: Source, place: Place) -> Place:
+    """The place of the value itself, where its anchor stands before it on the line."""
+    line = source.lines[place.line - 1]
+    match = _ANCHOR.match(line, place.column - 1)
+    if match is None or match.end() == len(line):
+        return place
+    return Place(place.line, match.end() + 1, max(1, place.length - (match.end() - place.column + 1)))
+
+
 def _compose(source: Source) -> _Tree | None:
     """Build the tree from parser events, with an explicit stack: depth is ours to bound, not the interpreter's."""
     anchors: dict[str, _Tree] = {}
@@ -114,12 +128,12 @@ def _compose(source: Source) -> _Tree | None:
             parent.items.append(tree)
         elif not pending:
             if not isinstance(event, yaml.ScalarEvent):
-                _refuse(source, "bad_key", "a key must be plain text", tree.place)
+                _refuse(source, "bad_key", "a key must be plain text: no list, mapping or alias", tree.place)
             pending.append((str(event.value), tree.place))
         else:
             name, place = pending.pop()
-            if name == "<<" and parent.pairs is not None:
-                parent.merged.extend(_merge_sources(source, tree, place))
+            if name == "<<":
+                parent.merged.append((place, tree))
             elif parent.pairs is not None:
                 parent.pairs.append((name, place, tree))
 
@@ -127,27 +141,41 @@ def _compose(source: Source) -> _Tree | None:
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:
-                _refuse(source, "many_documents", "a graph is one YAML document; remove the second `---`", _place(event))
+                _refuse(
+                    source, "many_documents", "a graph is one YAML document; remove the second `---`", _place(event)
+                )
         elif isinstance(event, yaml.AliasEvent):
-            if event.anchor not in anchors:
-                hint = _when_hint(source, event.start_mark.line)
-                _refuse(source, "unknown_anchor", f"no anchor &{event.anchor} stands before this alias{hint}", _place(event))
-            if any(tree is anchors[event.anchor] for tree, _ in stack):
-                _refuse(source, "alias_bomb", f"&{event.anchor} holds itself", _place(event))
-            attach(anchors[event.anchor], event)
+            anchor, place = str(event.anchor), _place(event)
+            if anchor not in anchors:
+                hint = _when_hint(source, place)
+                _refuse(
+                    source,
+                    "unknown_anchor",
+                    f"there is no anchor &{anchor} before this alias: set it first, or quote the text{hint}",
+                    place,
+                )
+            if any(tree is anchors[anchor] for tree, _ in stack):
+                _refuse(source, "alias_bomb", f"&{anchor} holds itself: remove this alias", place)
+            attach(anchors[anchor], event)
         elif isinstance(event, (yaml.ScalarEvent, yaml.SequenceStartEvent, yaml.MappingStartEvent)):
             if event.tag is not None:
-                hint = _when_hint(source, event.start_mark.line)
-                _refuse(source, "tag", f"tags such as {event.tag!r} are not part of the language{hint}", _place(event))
+                hint = _when_hint(source, _place(event))
+                _refuse(source, "tag", f"tags are not part of the language: remove {event.tag!r}{hint}", _place(event))
             tree = _Tree(_place(event))
             if event.anchor:
                 anchors[event.anchor] = tree
+                tree.place = _behind_anchor(source, tree.place)
             attach(tree, event)
             if isinstance(event, yaml.ScalarEvent):
                 tree.value = resolve_plain(event.value) if event.implicit[0] else event.value
             else:
                 if len(stack) >= MAX_DEPTH:
-                    _refuse(source, "too_deep", f"nested more than {MAX_DEPTH} levels deep", tree.place)
+                    _refuse(
+                        source,
+                        "too_deep",
+                        f"nested more than {MAX_DEPTH} levels deep: no graph needs that, flatten it",
+                        tree.place,
+                    )
                 tree.items = [] if isinstance(event, yaml.SequenceStartEvent) else None
                 tree.pairs = None if tree.items is not None else []
                 stack.append((tree, []))
@@ -176,7 +204,7 @@ def _plain(tree: _Tree, path: tuple[str | int, ...], source: Source, count: list
     """Plain values; every visit counts, so an alias bomb stops at MAX_VALUES however it is built."""
     count[0] += 1
     if count[0] > MAX_VALUES or len(path) > 2 * MAX_DEPTH:
-        _refuse(source, "alias_bomb", f"the aliases expand to more than {MAX_VALUES:,} values", tree.place)
+        _refuse(source, "alias_bomb", f"the aliases expand to more than {MAX_VALUES:,} values: use fewer", tree.place)
     source.values[path] = tree.place
     if tree.items is not None:
         return [_plain(item, (*path, index), source, count) for index, item in enumerate(tree.items)]
@@ -189,22 +217,36 @@ def _plain(tree: _Tree, path: tuple[str | int, ...], source: Source, count: list
     return result
 
 
-def _pairs(tree: _Tree, source: Source, count: list[int]) -> list[tuple[str, Place, _Tree]]:
+def _pairs(tree: _Tree, source: Source, count: list[int], depth: int = 0) -> list[tuple[str, Place, _Tree]]:
     """The pairs of a mapping: its own first, then merged ones that it does not override."""
+    if depth > MAX_DEPTH:
+        _refuse(source, "too_deep", f"merged more than {MAX_DEPTH} levels deep: write the keys out", tree.place)
     seen: dict[str, tuple[str, Place, _Tree]] = {}
     for name, place, item in tree.pairs or ():
         if name in seen:
-            first = seen[name][1].line
-            source.report_at("duplicate_key", f"{name!r} is given twice (first in line {first})", place)
-            continue
-        seen[name] = (name, place, item)
-    for merged in tree.merged:
-        count[0] += len(merged.pairs or ())
+            _, first, other = seen[name]
+            text = f"{name!r} is given twice (first in line {first.line}): keep one, or join them"
+            source.report_at("duplicate_key", text, place)
+            item = _joined(other, item)
+        seen[name] = (name, seen[name][1] if name in seen else place, item)
+    for merged in (item for place, value in tree.merged for item in _merge_sources(source, value, place)):
+        count[0] += 1 + len(merged.pairs or ())
         if count[0] > MAX_VALUES:
-            _refuse(source, "alias_bomb", f"the aliases expand to more than {MAX_VALUES:,} values", tree.place)
-        for name, place, item in _pairs(merged, source, count):
+            _refuse(
+                source, "alias_bomb", f"the aliases expand to more than {MAX_VALUES:,} values: use fewer", tree.place
+            )
+        for name, place, item in _pairs(merged, source, count, depth + 1):
             seen.setdefault(name, (name, place, item))
     return list(seen.values())
+
+
+def _joined(first: _Tree, second: _Tree) -> _Tree:
+    """Both values of a key that is given twice, so that what stands in the second is no unknown to the checks."""
+    if first.pairs is not None and second.pairs is not None:
+        return _Tree(first.place, pairs=[*first.pairs, *second.pairs], merged=[*first.merged, *second.merged])
+    if first.items is not None and second.items is not None:
+        return _Tree(first.place, items=[*first.items, *second.items])
+    return first
 
 
 def _refuse(source: Source, code: str, text: str, place: Place) -> None:
@@ -212,8 +254,8 @@ def _refuse(source: Source, code: str, text: str, place: Place) -> None:
     raise Unreadable
 
 
-def _when_hint(source: Source, line: int) -> str:
-    text = source.lines[line] if line < len(source.lines) else ""
+def _when_hint(source: Source, place: Place) -> str:
+    text = source.lines[place.line - 1] if place.line <= len(source.lines) else ""
     return "; quote a `when` that begins with a quote, ! or *" if "when:" in text else ""
 
 
@@ -221,23 +263,30 @@ def _report_syntax(source: Source, error: yaml.YAMLError) -> None:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).split("\n", 1)[0]
     place = Place(mark.line + 1, mark.column + 1) if mark else Place()
+    context = getattr(error, "context_mark", None)
+    if context is not None and place.line >= len(
+        source.lines
+    ):  # not closed: where it was opened says more than the end
+        place = Place(context.line + 1, context.column + 1)
     if mark is None and isinstance(getattr(error, "position", None), int):
         before = source.text[: error.position]  # type: ignore[attr-defined]
         place = Place(before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
-    context = getattr(error, "context_mark", None)
-    first = context.line if context else place.line - 1
-    lines = source.lines[max(0, min(first, place.line - 2)) : place.line]
-    flow_reference = next((line for line in lines if re.search(r"[{\[,:]\s*\$\{|\$\{[^}]*\}\s*[,}\]]", line)), None)
-    if flow_reference is not None and re.search(r"[{\[][^'\"]*\$\{", flow_reference):
-        number = source.lines.index(flow_reference) + 1
-        place = Place(number, flow_reference.index("${") + 1, 2)
-        source.report_at(
-            "flow_reference", "inside {…} or […] YAML cannot hold an unquoted ${…}: use block style, or quote it", place
-        )
-        return
-    if any("\t" in line[: len(line) - len(line.lstrip())] for line in lines):
-        what = f"{what}; YAML indents with blanks, not tabs"
-    hint = "; a `when` with , [ ] { } # or ': ', or beginning with a quote, ! or *, must be quoted"
-    if any("when:" in line for line in lines):
-        what = f"{what}{hint}"
+    first = min(context.line if context else place.line - 1, max(0, place.line - 2))
+    # The lines that may be at fault. Very long ones get no hint: looking for its cause could take long.
+    suspects = [
+        (number, line)
+        for number, line in enumerate(source.lines[first : place.line], first + 1)
+        if len(line) <= _LONGEST_HINTED
+    ]
+    for number, line in suspects:
+        if _UNQUOTED_REFERENCE.search(line):
+            text = "inside {…} or […] YAML cannot hold an unquoted ${…}: use block style, or quote it"
+            source.report_at("flow_reference", text, Place(number, line.index("${") + 1, 2))
+            return
+    if "control characters" in what or "special characters" in what:
+        what = f"{what}; remove the character"
+    if any("\t" in line[: len(line) - len(line.lstrip())] for _, line in suspects):
+        what = f"{what}; YAML indents with blanks: use no tabs"
+    if any("when:" in line for _, line in suspects):
+        what = f"{what}; {_WHEN}"
     source.report_at("syntax", f"this is not YAML: {what}", place)

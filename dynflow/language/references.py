@@ -59,14 +59,17 @@ def parse_reference(text: str) -> AnyReference | None:
     if body.startswith("env:"):
         match = _ENVIRONMENT.fullmatch(body)
         if match is None:
-            raise ReferenceSyntaxError(f"{body!r} is no environment reference; write ${{env:NAME}} or ${{env:NAME:-default}}")
+            raise ReferenceSyntaxError(
+                f"{body!r} is no environment reference; write ${{env:NAME}} or ${{env:NAME:-default}}"
+            )
         return EnvironmentReference(match[1], match[2])
     targets = []
     for part in body.split("??"):
         match = _TARGET.fullmatch(part.strip())
         if match is None:
             raise ReferenceSyntaxError(
-                f"{part.strip()!r} is no reference; write ${{node.port}}, ${{params.name}}, ${{input.key}} or ${{env:NAME}}"
+                f"{part.strip()!r} is no reference; "
+                "write ${node.port}, ${params.name}, ${input.key} or ${env:NAME}"
             )
         targets.append((match[1], match[2]))
     return Reference(tuple(targets))

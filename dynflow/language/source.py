@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Severity = Literal["error", "warning"]
 _SHOWN_WIDTH = 160
+_TEXT_LENGTH = 600
+_MOST_CHOICES = 200
+_LONGEST_WORD = 64
+_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+"""What the YAML reader counts as a line break."""
+_QUOTED = {
+    "'": re.compile(r"''|."),
+    '"': re.compile(r"\\(?:x..|u.{4}|U.{8}|.)|."),
+}
+"""One character of a quoted scalar as it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +48,10 @@ class Problem:
         head = f"{self.file}:{place.line}:{place.column}: {self.severity}[{self.code}]: {self.text}"
         if not self.source_line.strip():
             return head
-        # A long line is shown from a little before the fault; a tab counts as one column and is shown as one blank.
+        # A long line is shown from a little before the fault; a tab counts as one column and is shown as one blank,
+        # as is anything that a terminal might obey.
         begin = max(0, place.column - 1 - _SHOWN_WIDTH // 2) if len(self.source_line) > _SHOWN_WIDTH else 0
-        shown = self.source_line[begin : begin + _SHOWN_WIDTH].replace("\t", " ")
+        shown = "".join(mark if mark.isprintable() else " " for mark in self.source_line[begin : begin + _SHOWN_WIDTH])
         offset = place.column - 1 - begin
         carets = "^" * max(1, min(place.length, len(shown) - offset))
         return f"{head}\n    {shown}\n    {' ' * offset}{carets}"
@@ -66,7 +78,9 @@ class Problem:
             "endColumn": self.place.column + self.place.length,
             "title": f"dynflow {self.code}",
         }
-        joined = ",".join(f"{key}={str(value).replace(',', '%2C').replace(':', '%3A')}" for key, value in properties.items())
+        joined = ",".join(
+            f"{key}={str(value).replace(',', '%2C').replace(':', '%3A')}" for key, value in properties.items()
+        )
         return f"::{self.severity} {joined}::{text}"
 
 
@@ -76,10 +90,12 @@ class Source:
     def __init__(self, text: str, file: str = "<string>") -> None:
         self.text = text
         self.file = file
-        self.lines: Sequence[str] = text.split("\n")
+        self.lines: Sequence[str] = _LINE_BREAK.split(text)
         self.values: dict[tuple[str | int, ...], Place] = {}
         self.keys: dict[tuple[str | int, ...], Place] = {}
         self.problems: list[Problem] = []
+        self.dropped: set[tuple[str | int, ...]] = set()
+        """Paths left out because they were faulty: what names them is no fault of its own."""
 
     def place_of(self, path: Sequence[str | int], *, key: bool = False) -> Place:
         """The place of a value (or of its key), or of the nearest parent that stands in the text."""
@@ -95,8 +111,9 @@ class Source:
 
     def problem(self, code: str, text: str, place: Place, severity: Severity = "error") -> Problem:
         """A problem of this text, not yet reported."""
-        line = self.lines[place.line - 1].rstrip("\r") if place.line <= len(self.lines) else ""
-        return Problem(code, text, self.file, place, line, severity)
+        if len(text) > _TEXT_LENGTH:  # a huge name in it: the words around it say what and how to mend it
+            text = f"{text[: _TEXT_LENGTH // 2]} … {text[-_TEXT_LENGTH // 2 :]}"
+        return Problem(code, text, self.file, place, self._line(place.line), severity)
 
     def report(
         self,
@@ -109,7 +126,7 @@ class Source:
         length: int = 1,
         severity: Severity = "error",
     ) -> None:
-        """Add a problem at a path; `offset` and `length` point inside a one-line scalar there."""
+        """Add a problem at a path; `offset` and `length` point inside the scalar there."""
         place = self.place_of(path, key=key)
         if offset is not None:
             place = self._inside(place, offset, length)
@@ -127,18 +144,39 @@ class Source:
         """All problems in the order of the text, each once."""
         return sorted(dict.fromkeys(self.problems), key=lambda problem: (problem.place.line, problem.place.column))
 
+    def _line(self, number: int) -> str:
+        return self.lines[number - 1] if number <= len(self.lines) else ""
+
     def _inside(self, place: Place, offset: int, length: int) -> Place:
-        line = self.lines[place.line - 1] if place.line <= len(self.lines) else ""
-        quoted = line[place.column - 1 : place.column] in ("'", '"')
-        inside = place.column + offset + (1 if quoted else 0)
-        if inside > len(line):  # a folded or literal block: the scalar's own place is the best there is
-            return place
-        return Place(place.line, inside, max(1, length))
+        """The place of `length` characters at `offset` of the scalar that stands at `place`."""
+        for line, column, written in self._written(place):
+            if offset <= len(written):
+                before = sum(map(len, written[:offset]))
+                marked = sum(map(len, written[offset : offset + length]))
+                return Place(line, column + before, max(1, marked))
+            offset -= len(written) + 1  # a folded line break counts as one blank
+        return place
+
+    def _written(self, place: Place) -> Iterator[tuple[int, int, list[str]]]:
+        """Line, column and characters as written (`''` is one) of each line of a scalar."""
+        text = self._line(place.line)[place.column - 1 :]
+        quote = text[:1] if text[:1] in _QUOTED else ""
+        one = _QUOTED.get(quote)
+        if text[:1] not in ("|", ">"):
+            body = text[len(quote) :]
+            yield place.line, place.column + len(quote), one.findall(body) if one else list(body)
+        for number in range(place.line + 1, len(self.lines) + 1):
+            line = self._line(number)
+            body = line.strip()
+            yield number, line.index(body) + 1, one.findall(body) if one else list(body)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the nearest known word, or the choices where none is near and they are few."""
-    choices = sorted(set(known))
+    choices = list(known)
+    if len(choices) > _MOST_CHOICES or len(word) > _LONGEST_WORD:
+        return ""  # the search takes time in proportion to both
+    choices = sorted(set(choices))
     near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     if near:
         return f" (did you mean {near[0]!r}?)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -19,12 +19,13 @@ from pydantic import (
     model_validator,
 )
 
+from dynflow.language.expression import CONSTANTS, FUNCTIONS
 from dynflow.language.options import Duration, Options
 from dynflow.language.references import IDENTIFIER
-from dynflow.language.types import DECLARABLE
+from dynflow.language.types import DECLARABLE, INPUT_TYPES, type_of_value
 from dynflow.models.settings import ModelSettings
 
-RESERVED = frozenset("start end input params budget env len min max abs true false null".split())
+RESERVED = frozenset({"start", "end", "input", "params", "budget", "env"} | {*FUNCTIONS, *CONSTANTS})
 START = "start"
 END = "end"
 
@@ -38,7 +39,16 @@ def identifier(value: str) -> str:
     return value
 
 
-Identifier = Annotated[str, AfterValidator(identifier)]
+def input_key(value: str) -> str:
+    """A further request key. Raises `ValueError` where every request has it already."""
+    if value in INPUT_TYPES:
+        raise ValueError(f"every request has {value!r} already; choose another name")
+    return identifier(value)
+
+
+_NAME_SCHEMA = Field(json_schema_extra={"pattern": f"^{IDENTIFIER.pattern}$"})
+Identifier = Annotated[str, AfterValidator(identifier), _NAME_SCHEMA]
+InputKey = Annotated[str, AfterValidator(input_key), _NAME_SCHEMA]
 
 
 def _scalar(value: Any) -> Any:
@@ -53,7 +63,7 @@ Role = Literal["signal", "answer"]
 
 
 class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def _default_form(value: Any) -> Any:
@@ -65,8 +75,8 @@ class ParamBody(_Closed):
     """A knob: its default gives its type; `tune: true` (with min and max) lets calibration set it."""
 
     default: Scalar = Field(description="the value until something sets another")
-    min: float | None = Field(default=None, description="least value")
-    max: float | None = Field(default=None, description="greatest value")
+    min: float | None = Field(default=None, description="least value", allow_inf_nan=False)
+    max: float | None = Field(default=None, description="greatest value", allow_inf_nan=False)
     help: str | None = Field(default=None, description="what the knob does")
     tune: bool = Field(default=False, description="calibration may set it; needs min and max")
 
@@ -96,13 +106,11 @@ class ParamBody(_Closed):
             raise ValueError(f"{value} is below its least value {self.min:g}")
         if self.max is not None and isinstance(value, (int, float)) and value > self.max:
             raise ValueError(f"{value} is above its greatest value {self.max:g}")
-        return value  # type: ignore[no-any-return]
+        return value
 
 
 _KIND_NAMES: dict[type, str] = {bool: "true or false", int: "whole number", float: "number", str: "text"}
-ParamSpec = Annotated[
-    ParamBody, BeforeValidator(_default_form, json_schema_input_type=ParamBody | Scalar)
-]
+ParamSpec = Annotated[ParamBody, BeforeValidator(_default_form, json_schema_input_type=ParamBody | Scalar)]
 
 
 def _input_form(value: Any) -> Any:
@@ -121,20 +129,32 @@ TypeName = Annotated[str, AfterValidator(_declarable), Field(json_schema_extra={
 class InputBody(_Closed):
     """A further key of the request; without a default it must be given."""
 
-    type: TypeName
-    default: Scalar | None = None
-    help: str | None = None
+    type: TypeName = Field(description="what the key holds")
+    default: Scalar | None = Field(default=None, description="the value where a request does not give the key")
+    help: str | None = Field(default=None, description="what the key is for")
+
+    @model_validator(mode="after")
+    def _default_fits(self) -> Self:
+        if self.default is not None and not DECLARABLE[self.type].accepts(type_of_value(self.default)):
+            raise ValueError(f"the default must be {self.type}, {self.default!r} is not")
+        return self
 
 
 InputSpec = Annotated[InputBody, BeforeValidator(_input_form, json_schema_input_type=InputBody | TypeName)]
 
 
 class CommonOptions(Options):
-    """Options of every node, whatever its type."""
+    """Options of every node, whatever its type. The walk itself reads them, so none may be a reference."""
+
+    static: ClassVar[frozenset[str]] = frozenset({"type", "timeout", "buffer", "on_failure", "role"})
 
     type: str = Field(description="a registered node type; `dynflow nodes` lists them")
-    timeout: Duration | None = Field(default=None, description="the node fails (`timeout`) after this long, such as 30s")
-    buffer: bool = Field(default=False, description="collect the answer first: keeps failure edges after the first token")
+    timeout: Duration | None = Field(
+        default=None, description="the node fails (`timeout`) after this long, such as 30s"
+    )
+    buffer: bool = Field(
+        default=False, description="collect the answer first: keeps failure edges after the first token"
+    )
     on_failure: dict[str, Any] | None = Field(
         default=None, description="a signal's port values when it fails: the walk goes on as if it had succeeded"
     )
@@ -149,7 +169,7 @@ class NodeSpec(_Closed):
 
 
 def _split_options(value: Any) -> Any:
-    if not isinstance(value, dict) or set(value) == {"common", "options"}:
+    if not isinstance(value, dict):
         return value
     common = {name: item for name, item in value.items() if name in CommonOptions.model_fields}
     return {"common": common, "options": {name: item for name, item in value.items() if name not in common}}
@@ -160,29 +180,41 @@ class EdgeSpec(_Closed):
 
     source: str = Field(alias="from", description="a node id, or start")
     target: str = Field(alias="to", description="a node id, or end")
-    when: str | None = Field(default=None, description="a condition; the edge without one is the default and comes last")
+    when: str | None = Field(
+        default=None, description="a condition; the edge without one is the default and comes last"
+    )
 
 
 class Limits(_Closed):
     """What one request, and one day, may cost and take."""
 
-    usd_per_request: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    usd_per_day: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    timeout: Duration | None = None
-    max_input_tokens: int | None = Field(default=None, gt=0, strict=True)
-    max_tokens: int | None = Field(default=None, gt=0, strict=True)
+    usd_per_request: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="USD one request may cost"
+    )
+    usd_per_day: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="USD all requests of a day may cost, in this process"
+    )
+    timeout: Duration | None = Field(default=None, description="time one request may take, such as 60s")
+    max_input_tokens: int | None = Field(default=None, gt=0, description="a longer request is refused")
+    max_tokens: int | None = Field(
+        default=None, gt=0, description="most tokens of one answer, whatever its model allows"
+    )
 
 
 class GraphSpec(_Closed):
     """A whole graph, version 1 of the language."""
 
     version: Literal[1] = Field(description="version of the language")
-    name: str | None = None
-    description: str | None = None
-    inputs: dict[Identifier, InputSpec] = Field(default_factory=dict, description="further request keys")
+    name: str | None = Field(default=None, description="its name in traces and drawings")
+    description: str | None = Field(default=None, description="what it is for")
+    inputs: dict[InputKey, InputSpec] = Field(default_factory=dict, description="further request keys")
     params: dict[Identifier, ParamSpec] = Field(default_factory=dict, description="the knobs")
     models: dict[Identifier, ModelSettings] = Field(default_factory=dict, description="declared once, used by name")
-    nodes: dict[Identifier, Annotated[NodeSpec, BeforeValidator(_split_options)]] = Field(min_length=1)
-    edges: list[EdgeSpec] = Field(min_length=1)
-    limits: Limits = Limits()
+    nodes: dict[Identifier, Annotated[NodeSpec, BeforeValidator(_split_options)]] = Field(
+        min_length=1, description="the steps, by id"
+    )
+    edges: list[EdgeSpec] = Field(
+        min_length=1, description="the ways between them; out of one node the first true one is taken"
+    )
+    limits: Limits = Field(default=Limits(), description="what a request and a day may cost and take")
     baseline: str | None = Field(default=None, description="the answer that savings are compared with")

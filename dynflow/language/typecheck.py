@@ -50,7 +50,7 @@ def resolve_port(term: Port, owners: Mapping[str, Mapping[str, PortType]]) -> Po
     if port.kind == "any" or (port.kind == "record" and port.fields is None):
         return any_type()
     if port.kind != "record" or port.fields is None:
-        raise ExpressionError("unknown_port", f"{term.owner}.{name} is {port}, it has no field {term.path[1]!r}", *at)
+        raise ExpressionError("unknown_port", f"{term.owner}.{name} is {port} and has no field {term.path[1]!r}: write {term.owner}.{name}", *at)
     if term.path[1] not in port.fields:
         hint = did_you_mean(term.path[1], port.fields)
         raise ExpressionError("unknown_port", f"{term.path[1]!r} is no field of {term.owner}.{name}{hint}", *at)
@@ -62,7 +62,10 @@ def check_condition(term: Term, owners: Mapping[str, Mapping[str, PortType]]) ->
     kind = type_of(term, owners)
     if not boolean().accepts(kind):
         raise ExpressionError(
-            "not_boolean", f"a condition is true or false, this is {kind}: compare it with something", term.offset, term.length
+            "not_boolean",
+            f"a condition is true or false, this is {kind}: compare it with something",
+            term.offset,
+            term.length,
         )
 
 
@@ -125,7 +128,9 @@ def _compare(left: Term, operator: str, right: Term, owners: Mapping[str, Mappin
     if operator in _ORDER:
         for term, kind in ((left, first), (right, second)):
             if not number().accepts(kind):
-                raise ExpressionError("type_mismatch", f"{operator} compares numbers, this is {kind}", term.offset, term.length)
+                raise ExpressionError(
+                    "type_mismatch", f"{operator} takes numbers, this is {kind}", term.offset, term.length
+                )
         return
     if operator in ("in", "not in"):
         if isinstance(right, Items):
@@ -135,7 +140,10 @@ def _compare(left: Term, operator: str, right: Term, owners: Mapping[str, Mappin
             _want(PortType("string"), left, owners, operator)
         elif second.kind not in ("list", "any"):
             raise ExpressionError(
-                "type_mismatch", f"{operator} looks into a list or a string, this is {second}", right.offset, right.length
+                "type_mismatch",
+                f"{operator} looks into a list or a string, this is {second}",
+                right.offset,
+                right.length,
             )
         return
     _compatible(left, right, first, second)
@@ -147,7 +155,9 @@ def _compatible(left: Term, right: Term, first: PortType, second: PortType) -> N
         return
     same = first.accepts(second) or second.accepts(first)
     if not same:
-        raise ExpressionError("type_mismatch", f"{first} never equals {second}", right.offset, right.length)
+        raise ExpressionError(
+            "type_mismatch", f"{first} never equals {second}: compare values of one type", right.offset, right.length
+        )
     for enum_type, other in ((first, right), (second, left)):
         if enum_type.values is not None and isinstance(other, Constant) and other.value not in enum_type.values:
             hint = did_you_mean(str(other.value), enum_type.values)

@@ -72,9 +72,38 @@ def any_type(doc: str = "") -> PortType:
 NULL = PortType("null")
 DECLARABLE: dict[str, PortType] = {
     name: PortType(name)
-    for name in ("number", "integer", "string", "boolean", "list", "record", "messages", "message", "image", "audio", "any")
+    for name in (
+        "number",
+        "integer",
+        "string",
+        "boolean",
+        "list",
+        "record",
+        "messages",
+        "message",
+        "image",
+        "audio",
+        "any",
+    )
 }
 """Type names that a graph's text may use, in `inputs:` and in a runnable's `ports:`."""
+_PYTHON_TYPES: dict[str, tuple[type, ...]] = {
+    "number": (int, float),
+    "integer": (int,),
+    "string": (str,),
+    "boolean": (bool,),
+    "list": (list, tuple),
+    "record": (dict,),
+}
+
+
+def holds(kind: str, value: Any) -> bool:
+    """Whether a value is of a declarable kind; kinds without a plain Python type hold anything."""
+    wanted = _PYTHON_TYPES.get(kind)
+    if wanted is None:
+        return True
+    return isinstance(value, wanted) and (kind == "boolean" or not isinstance(value, bool))
+
 
 COMMON_PORTS: dict[str, PortType] = {
     "ok": boolean("ran and succeeded"),

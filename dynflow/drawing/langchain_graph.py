@@ -1,4 +1,4 @@
-"""Drawings of a graph: LangChain's Graph, whose edges carry the conditions."""
+"""A graph as LangChain's Graph, whose edges carry the conditions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def draw_graph(flow: Flow) -> Graph:
     names: dict[str, Node] = {}
     for name in checked.digraph:
         if name in (START, END):
-            names[name] = drawn.add_node(flow.get_input_schema() if name == START else flow.get_output_schema(), f"__{name}__")
+            names[name] = drawn.add_node(
+                flow.get_input_schema() if name == START else flow.get_output_schema(), f"__{name}__"
+            )
             continue
         plan = checked.nodes[name]
         metadata = {"type": plan.cls.type, "role": plan.role, "streams_live": name in checked.live}

@@ -1,0 +1,92 @@
+"""Arguments that several verbs take: a graph file, a request, and params."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from dynflow.flow import Flow
+    from dynflow.language.spec import ParamBody
+
+
+def complete_file(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The shell completes file names itself."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+# Whether the file can be read is said where it is read, with a guess at what was meant.
+graph_argument = click.argument("graph", shell_complete=complete_file)
+input_argument = click.argument("input", required=False)
+set_option: Callable[..., Any] = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="PARAM=VALUE",
+    help="Set a param for this request; one of a sub-graph as NODE/PARAM. May be given several times.",
+)
+
+
+def read_request(given: str | None, flow: Flow) -> Any:
+    """The request: the argument, or standard input where it is `-` or left out and no terminal.
+
+    A graph that declares `inputs:` also takes a JSON object. Raises `click.UsageError`, `InputError`.
+    """
+    text = _text(given)
+    if not flow.checked.spec.inputs or not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        from dynflow.errors import InputError
+
+        raise InputError(f"the request begins with {{ but is no JSON: {error}") from None
+
+
+def _text(given: str | None) -> str:
+    if given is not None and given != "-":
+        return given
+    if given is None and sys.stdin.isatty():
+        raise click.UsageError("give a question as INPUT, or pipe one in")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"standard input is no UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def read_params(settings: Sequence[str], params: Mapping[str, ParamBody]) -> dict[str, Any]:
+    """The values of `--set`, by name. Raises `click.BadParameter`."""
+    found: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        name = name.strip()
+        if not equals:
+            raise click.BadParameter(f"{setting!r} is not PARAM=VALUE", param_hint="--set")
+        if name not in params:
+            from dynflow.language.source import did_you_mean
+
+            hint = did_you_mean(name, params) if params else "; it has none"
+            raise click.BadParameter(f"the graph has no param {name!r}{hint}", param_hint="--set")
+        body = params[name]
+        try:
+            found[name] = body.check(_value(text.strip(), body.default))
+        except ValueError as error:
+            raise click.BadParameter(f"{name}: {error}", param_hint="--set") from None
+    return found
+
+
+def _value(text: str, default: Any) -> Any:
+    """The text as a value of the default's type; as it is where it is none, for the param to refuse."""
+    if isinstance(default, bool):
+        return {"true": True, "false": False}.get(text, text)
+    if isinstance(default, (int, float)):
+        try:
+            return type(default)(text)
+        except ValueError:
+            return text
+    return text

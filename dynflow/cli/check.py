@@ -1,0 +1,87 @@
+"""`dynflow check`: every fault of a graph file, with its place and how to mend it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dynflow.cli.arguments import complete_file
+from dynflow.cli.terminal import render_problem
+
+if TYPE_CHECKING:
+    from dynflow.graph import CheckedGraph
+    from dynflow.language.source import Problem
+
+
+@click.command("check")
+@click.argument("files", nargs=-1, required=True, shell_complete=complete_file)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "github"]),
+    default="text",
+    show_default=True,
+    help="Text for people, JSON for programs, annotations for GitHub Actions.",
+)
+def command(files: tuple[str, ...], form: str) -> None:
+    """Find every fault of graph files, without loading a model.
+
+    Exits with 1 if a file has errors; warnings alone are fine. For a file without errors it says how many nodes it
+    has, and which answers stream live: those that go out token by token, while held ones wait until it is certain
+    that nothing replaces them.
+
+    \b
+    Examples:
+      dynflow check graph.yaml
+      dynflow check graphs/*.yaml --format github
+      dynflow check graph.yaml --format json | jq '.files[].problems[].code'
+    """
+    results = [(file, *_check(file)) for file in files]
+    good = all(graph is not None for _, _, graph in results)
+    if form == "json":
+        shown = [
+            {
+                "file": file,
+                "ok": graph is not None,
+                "problems": [problem.as_dict() for problem in problems],
+                **_facts(graph),
+            }
+            for file, problems, graph in results
+        ]
+        click.echo(json.dumps({"ok": good, "files": shown}, indent=2))
+    else:
+        for file, problems, graph in results:
+            for problem in problems:
+                click.echo(problem.as_github() if form == "github" else render_problem(problem))
+            if graph is not None:
+                click.echo(f"{file}: {click.style('ok', fg='green')}, {_summary(graph)}")
+    if not good:
+        raise click.exceptions.Exit(1)
+
+
+def _check(file: str) -> tuple[list[Problem], CheckedGraph | None]:
+    from dynflow.compile import check_text, read_graph_file
+    from dynflow.errors import GraphError
+
+    path = Path(file)
+    try:
+        data = read_graph_file(path)
+    except GraphError as error:
+        return list(error.problems), None
+    source, graph = check_text(data, file, path=path)
+    return source.sorted(), graph
+
+
+def _facts(graph: CheckedGraph | None) -> dict[str, object]:
+    if graph is None:
+        return {}
+    return {"nodes": len(graph.nodes), "answers": {name: {"live": name in graph.live} for name in graph.answers}}
+
+
+def _summary(graph: CheckedGraph) -> str:
+    nodes = f"{len(graph.nodes)} node{'s' if len(graph.nodes) != 1 else ''}"
+    answers = ", ".join(f"{name} ({'live' if name in graph.live else 'held'})" for name in graph.answers)
+    return f"{nodes}; answers: {answers}"

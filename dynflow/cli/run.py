@@ -1,0 +1,111 @@
+"""`dynflow run`: one request through a graph; the answer, and why it took that path."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dynflow.cli.arguments import graph_argument, input_argument, read_params, read_request, set_option
+
+if TYPE_CHECKING:
+    from dynflow.flow import Flow
+
+
+@click.command("run")
+@graph_argument
+@input_argument
+@set_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: value, trace, ledger.")
+@click.option("--stream", is_flag=True, help="Print the answer as it comes.")
+def command(graph: str, input: str | None, settings: tuple[str, ...], as_json: bool, stream: bool) -> None:
+    """Send one request through a graph.
+
+    The answer goes to standard output. The path with its numbers, the tokens, time, cost and saving go to standard
+    error, so that a pipe gets the answer alone. INPUT is read from standard input where it is `-`, or left out in a
+    pipe. A graph that declares `inputs:` also takes a JSON object with those keys and `input`.
+
+    \b
+    Examples:
+      dynflow run graph.yaml "What is the capital of France?"
+      dynflow run graph.yaml --set easy_below=0.3 --stream "Prove that 7 is prime."
+      cat question.txt | dynflow run graph.yaml > answer.txt
+      dynflow run graph.yaml --json "Hello" | jq .ledger.usd
+    """
+    if as_json and stream:
+        raise click.UsageError("give --json or --stream, not both")
+    from dynflow.cli.record import render_record
+    from dynflow.loading import load
+
+    flow = load(graph)
+    config = {"configurable": read_params(settings, flow.params)}
+    request = read_request(input, flow)
+    if as_json:
+        result = flow.run(request, config)  # type: ignore[arg-type]
+        whole = {"value": _plain(result.value), "trace": result.trace.as_dict(), "ledger": result.ledger.as_dict()}
+        click.echo(json.dumps(_finite(whole), indent=2, ensure_ascii=False, default=str))
+        return
+    if stream and _streams(flow):
+        record = _print_stream(flow, request, config)
+    else:
+        result = flow.run(request, config)  # type: ignore[arg-type]
+        shown = _plain(result.value)
+        click.echo(shown if isinstance(shown, str) else json.dumps(shown, indent=2, ensure_ascii=False, default=str))
+        record = result.metadata()
+    sys.stdout.flush()
+    click.echo(f"\n{render_record(record)}", err=True)
+
+
+def _streams(flow: Flow) -> bool:
+    """Whether every answer is a message, so that a stream carries its record; others come in one piece anyway."""
+    from langchain_core.messages import AIMessage
+
+    return flow.OutputType is AIMessage
+
+
+def _print_stream(flow: Flow, request: Any, config: Any) -> Mapping[str, Any]:
+    """Print the text chunk by chunk; the record comes with the last one."""
+    from contextlib import closing
+
+    from dynflow.errors import StreamInterrupted
+    from dynflow.trace import METADATA_KEY
+
+    record: Mapping[str, Any] = {}
+    with closing(flow.stream(request, config)) as chunks:  # type: ignore[type-var]
+        try:
+            for chunk in chunks:
+                click.echo(str(chunk.text), nl=False)
+                sys.stdout.flush()
+                record = chunk.response_metadata.get(METADATA_KEY, record)
+        except (StreamInterrupted, KeyboardInterrupt):
+            click.echo()  # the partial answer stands on a line of its own
+            raise
+    click.echo()
+    return record
+
+
+def _plain(value: Any) -> Any:
+    """An answer as text or plain values."""
+    from langchain_core.messages import BaseMessage
+
+    from dynflow.answers import Classification
+
+    if isinstance(value, BaseMessage):
+        return str(value.text)
+    if isinstance(value, Classification):
+        return {"label": value.label, "confidence": value.confidence, "probabilities": value.probabilities}
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no infinity, such as a budget without a limit has: null stands for it."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

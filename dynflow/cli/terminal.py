@@ -1,0 +1,64 @@
+"""What the verbs share: tables, amounts of money, problems in colour, files written whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from dynflow.language.source import Problem
+
+_SEVERITY_COLOURS = {"error": "red", "warning": "yellow"}
+
+
+def render_problem(problem: Problem) -> str:
+    """A problem with its source line and caret; colours are dropped where the output is no terminal."""
+    mark = f"{problem.severity}[{problem.code}]"
+    coloured = click.style(mark, fg=_SEVERITY_COLOURS[problem.severity], bold=True)
+    return problem.render().replace(mark, coloured, 1)
+
+
+def table(rows: Sequence[Sequence[str]], indent: str = "") -> str:
+    """Rows with their columns aligned; the last column is as long as it is."""
+    widths = [max((len(row[column]) for row in rows if column < len(row) - 1), default=0) for column in range(99)]
+    lines = (
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)), row[-1]])
+        for row in rows
+    )
+    return "\n".join(f"{indent}{line}".rstrip() for line in lines)
+
+
+def dollars(usd: float) -> str:
+    """An amount of USD with as many digits as it needs: `$0`, `$0.00021`, `$1.50`."""
+    if usd == 0:
+        return "$0"
+    if abs(usd) < 1e-6:
+        return "under $0.000001"
+    return f"${usd:.2f}" if abs(usd) >= 1 else "$" + f"{usd:.6f}".rstrip("0")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all. Raises `OSError`."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        unfinished = Path(file.name)
+        try:
+            file.write(content)
+            file.close()
+            unfinished.chmod(0o666 & ~_umask())  # a temporary file is its owner's alone
+            unfinished.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

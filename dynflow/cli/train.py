@@ -1,0 +1,94 @@
+"""`dynflow train`: makes the artefacts that signals read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_DEFAULT_DATA = Path("../shared/data")
+
+
+@click.group("train")
+def command() -> None:
+    """Train what signals predict with.
+
+    \b
+    Examples:
+      dynflow train difficulty --data outcomes.jsonl --out my_difficulty
+    """
+
+
+@command.command("difficulty")
+@click.option(
+    "--data",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help=f"Outcome file, or a folder of *.jsonl; may be given several times. Default: {_DEFAULT_DATA}, if there.",
+)
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the artefact.")
+@click.option(
+    "--kind",
+    type=click.Choice(["embedding", "surface"]),
+    default="embedding",
+    show_default=True,
+    help="Sentence embedding with surface features, or surface features alone.",
+)
+@click.option("--weak", default="weak", show_default=True, help="The cheap route, as `outcomes` names it.")
+@click.option("--strong", default="strong", show_default=True, help="The expensive route.")
+def difficulty(data: tuple[Path, ...], out: Path, kind: str, weak: str, strong: str) -> None:
+    """Learn from outcome files how much a request needs the strong model.
+
+    An outcome file is JSON lines: {"id", "prompt", "outcomes": {"weak": {"quality": 0…1}, "strong": {"quality": 0…1}}}.
+    A run that was stopped goes on where it was when started again with the same arguments.
+
+    \b
+    Examples:
+      dynflow train difficulty --data outcomes.jsonl --out my_difficulty
+      dynflow train difficulty --data logs/ --out my_difficulty --kind surface --weak small --strong large
+    """
+    from dynflow.errors import MissingDependency
+
+    files = outcome_files(data or ((_DEFAULT_DATA,) if _DEFAULT_DATA.is_dir() else ()))
+    try:
+        from dynflow.nodes.difficulty_classifier.train import train
+    except ModuleNotFoundError as error:
+        raise MissingDependency(str(error.name), 'pip install "dynflow[quickstart]"') from error
+    with progress_bars() as progress:
+        report = train(files, kind, out, weak=weak, strong=strong, progress=progress)
+    click.echo(f"trained on {report.rows:,} rows; wrote {report.out}")
+    for name, figures in report.figures.items():
+        shown = ", ".join(f"{figure} {value:g}" for figure, value in figures.items())
+        click.echo(f"  {name}: {shown}")
+    click.echo(f"use it with `estimator: {out if '/' in str(out) else f'./{out}'}`")
+
+
+def outcome_files(given: tuple[Path, ...]) -> list[Path]:
+    """The files given, and all `*.jsonl` below the folders given. Raises `click.UsageError` where there are none."""
+    files = [file for path in given for file in (sorted(path.rglob("*.jsonl")) if path.is_dir() else [path])]
+    if not files:
+        where = " or ".join(map(str, given))
+        raise click.UsageError(f"there is no *.jsonl file in {where}" if where else "give outcome files with --data")
+    return files
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[int, int, str], None]]:
+    """A function `progress(done, total, what)` that shows one bar for each `what`, on standard error."""
+    with ExitStack() as stack:
+        bars: dict[str, Any] = {}
+
+        def progress(done: int, total: int, what: str) -> None:
+            if what not in bars:
+                stack.pop_all().close()  # the bar before ends its line
+                bars[what] = stack.enter_context(click.progressbar(length=total, label=what, file=sys.stderr))
+            bars[what].update(done - bars[what].pos)
+
+        yield progress

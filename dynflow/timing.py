@@ -1,0 +1,97 @@
+"""Keeps visits within their time, sync, async and streamed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+import queue
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing
+from typing import Any, TypeVar
+
+from dynflow.session import Visit
+
+T = TypeVar("T")
+_GRACE = 0.02
+"""Seconds between looks at whether a visit was called off, while its next chunk waits to be fetched."""
+
+
+def within(function: Callable[[], T], visits: Sequence[Visit]) -> T:
+    """The function's result, or the first visit's expiry. A thread that is late is called off and left behind."""
+    first = min(visits, key=lambda visit: visit.time_limit)
+    if first.time_limit == math.inf:
+        return function()
+    results: queue.SimpleQueue[tuple[list[T], BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            results.put(([function()], None))
+        except BaseException as error:  # handed to the thread that waits
+            results.put(([], error))
+
+    threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()
+    try:
+        result, error = results.get(timeout=first.time_limit)
+    except queue.Empty:
+        raise first.expired() from None
+    finally:
+        for visit in visits:
+            visit.call_off()
+    if error is not None:
+        raise error
+    return result[0]
+
+
+async def in_time(result: Awaitable[T], visit: Visit, seconds: float) -> T:
+    """Turn a time-out of our own into the visit's expiry; one that the node raised stays its own."""
+    if seconds == math.inf:
+        return await result
+    try:
+        async with asyncio.timeout(seconds) as timer:
+            return await result
+    except TimeoutError as failure:
+        raise (visit.expired() if timer.expired() else failure) from None
+
+
+def pumped(items: Iterator[Any], visit: Visit) -> Iterator[Any]:
+    """The same items with a deadline on each: a thread fetches them, so that a silent upstream cannot hold us."""
+    end = object()
+    fetched: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=8)
+
+    def put(item: Any, error: BaseException | None = None) -> None:
+        while not visit.called_off:
+            try:
+                fetched.put((item, error), timeout=_GRACE)
+                return
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            with closing(items):  # type: ignore[type-var]
+                for item in items:
+                    put(item)
+                    if visit.called_off:
+                        return
+            put(end)
+        except BaseException as error:  # handed to the thread that waits
+            put(end, error)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()
+    ends = time.perf_counter() + visit.time_limit
+    try:
+        while True:
+            try:
+                item, error = fetched.get(timeout=max(0.0, ends - time.perf_counter()))
+            except queue.Empty:
+                raise visit.expired() from None
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        visit.call_off()

@@ -1,0 +1,186 @@
+"""What requests cost: failures, clamps, losers of races, sub-graphs, the baseline, concurrent requests."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.exceptions import ModelRateLimitError, ModelTimeoutError
+
+from dynflow import BudgetExceeded, Flow, loads
+from dynflow.testing import FakeChat
+
+MODELS = """
+models:
+  small: {provider: host, price: {input: 0, output: 0}}
+  large: {provider: host, max_tokens: 100, price: {input: 10, output: 100}}
+"""
+ONE = f"""
+version: 1
+{MODELS}
+nodes:
+  cloud: {{type: chat, model: large, OPTIONS}}
+  sorry: {{type: prompt, role: answer, template: sorry}}
+edges:
+  - {{from: start, to: cloud}}
+  - {{from: cloud, to: sorry, when: cloud.failed}}
+  - {{from: cloud, to: end}}
+  - {{from: sorry, to: end}}
+"""
+
+
+def one(large: FakeChat, limits: str = "", options: str = "") -> Flow:
+    text = ONE.replace(", OPTIONS", options and f", {options}") + (f"limits: {limits}\n" if limits else "")
+    return loads(text, models={"large": large, "small": FakeChat()})
+
+
+def test_an_answer_costs_its_tokens() -> None:
+    result = one(FakeChat(replies=["one two three"])).run("four words of prompt")
+    assert result.ledger.usd == pytest.approx((4 * 10 + 3 * 100) / 1e6)
+    assert result.ledger.tokens() == {"input": 4, "output": 3}
+
+
+@pytest.mark.parametrize(
+    ("error", "usd"),
+    [(ModelRateLimitError("later"), 0.0), (ModelTimeoutError("lost"), (1 * 10 + 100 * 100) / 1e6)],
+    ids=["surely unbilled", "in doubt"],
+)
+def test_a_failure_in_doubt_is_billed_in_full(error: Exception, usd: float) -> None:
+    flow = one(FakeChat(fail_with=error), "{usd_per_day: 1}")
+    result = flow.run("word")
+    assert result.ledger.usd == pytest.approx(usd)
+    assert 1 - flow._engine.day.left == pytest.approx(usd)
+
+
+def test_a_model_that_cannot_be_called_reserves_nothing() -> None:
+    text = ONE.replace(", OPTIONS", "") + "limits: {usd_per_day: 1}\n"
+    flow = loads(text, models={"small": FakeChat()})  # `large` was not handed over
+    assert flow.run("word").trace.path == ["start", "cloud", "sorry", "end"]
+    assert flow._engine.day.left == 1
+
+
+@pytest.mark.parametrize("options", ["labels: [yes_, no_]", "output: {type: object}"])
+def test_an_answer_that_does_not_fit_is_paid_for(options: str) -> None:
+    result = one(FakeChat(replies=["neither of them"]), options=options).run("x")
+    assert result.trace.path == ["start", "cloud", "sorry", "end"]
+    assert result.ledger.tokens()["output"] == 3
+    assert result.ledger.usd is not None
+    assert result.ledger.usd > 3 * 100 / 1e6
+
+
+def test_a_clamp_is_said_in_the_trace() -> None:
+    large = FakeChat(replies=["one two three four"])
+    text = ONE.replace(", OPTIONS", "").replace("max_tokens: 100, ", "") + "limits: {usd_per_request: 0.00025}\n"
+    result = loads(text, models={"large": large, "small": FakeChat()}).run("word")
+    assert large.calls[0].options["max_tokens"] == 2
+    assert result.trace.visits[0].notes == ("max_tokens is 2: the limits afford no more",)
+    assert "max_tokens is 2" in str(result.value.response_metadata)
+
+
+def test_limits_that_afford_the_whole_context_clamp_nothing() -> None:
+    large = FakeChat()
+    text = ONE.replace(", OPTIONS", "").replace("max_tokens: 100", "capabilities: {context: 1000}")
+    result = loads(text + "limits: {usd_per_day: 5}\n", models={"large": large, "small": FakeChat()}).run("word")
+    assert "max_tokens" not in large.calls[0].options
+    assert result.trace.visits[0].notes == ()
+
+
+async def test_requests_side_by_side_share_the_day() -> None:
+    text = ONE.replace(", OPTIONS", "").replace("max_tokens: 100", "capabilities: {context: 1000}")
+    flow = loads(
+        text + "limits: {usd_per_day: 0.25}\n", models={"large": FakeChat(delay=0.05), "small": FakeChat()}
+    )
+    results = await asyncio.gather(*(flow.arun("word") for _ in range(4)))
+    assert sorted(result.trace.answer or "" for result in results) == ["cloud", "cloud", "sorry", "sorry"]
+    assert (await flow.arun("word")).trace.answer == "cloud"  # what was reserved and not used is free again
+
+
+def test_the_models_own_max_tokens_binds_the_hosts_model() -> None:
+    large = FakeChat(replies=["word " * 200])
+    one(large, "{usd_per_request: 1}").run("x")
+    assert large.calls[0].options["max_tokens"] == 100
+
+
+async def both(flow: Flow, value: Any = "x") -> list[Any]:
+    return [flow.run(value), await flow.arun(value)]
+
+
+RACE = f"""
+version: 1
+{MODELS}
+nodes:
+  first: {{type: race, of: [local, cloud], OPTIONS}}
+  local: {{type: chat, model: small}}
+  cloud: {{type: chat, model: large}}
+  loser_ran: {{type: prompt, role: answer, template: loser ran}}
+edges:
+  - {{from: start, to: first}}
+  - {{from: first, to: loser_ran, when: cloud.ok or cloud.failed}}
+  - {{from: first, to: end}}
+  - {{from: loser_ran, to: end}}
+limits: LIMITS
+"""
+
+
+async def test_a_loser_counts_as_not_run_but_is_paid_for() -> None:
+    text = RACE.replace(", OPTIONS", "").replace("LIMITS", "{usd_per_day: 1}")
+    large = FakeChat(hang_after=1)
+    flow = loads(text, models={"small": FakeChat(replies=["fast"], delay=0.05), "large": large})
+    for result in await both(flow, "word"):
+        assert result.value.text == "fast"
+        assert {entry.node: entry.usd for entry in result.ledger.entries}["cloud"] == pytest.approx(0.01001)
+    assert 1 - flow._engine.day.left == pytest.approx(2 * 0.01001)
+    large.release()
+
+
+async def test_a_member_that_never_started_costs_nothing() -> None:
+    text = RACE.replace("OPTIONS", "stagger: 10s").replace("LIMITS", "{usd_per_day: 1}")
+    large = FakeChat()
+    flow = loads(text, models={"small": FakeChat(), "large": large})
+    for result in await both(flow):
+        assert [entry.node for entry in result.ledger.entries] == ["local", "first"]
+    assert large.calls == []
+
+
+async def test_a_loser_without_limits_costs_its_prompt_at_least() -> None:
+    text = RACE.replace(", OPTIONS", "").replace("LIMITS", "{max_tokens: 50}")
+    large = FakeChat(hang_after=1)
+    flow = loads(text, models={"small": FakeChat(delay=0.05), "large": large})
+    for result in await both(flow, "word"):
+        (entry,) = [entry for entry in result.ledger.entries if entry.node == "cloud"]
+        assert entry.usd == pytest.approx(10 / 1e6)
+        assert entry.usage is not None
+        assert entry.usage.estimated
+    large.release()
+
+
+async def test_a_sub_graph_keeps_the_outer_budget(tmp_path: Path) -> None:
+    (tmp_path / "inner.yaml").write_text(
+        "version: 1\nmodels: {large: {provider: litellm, model: openai/none, max_tokens: 100, price: {output: 100}}}\n"
+        "nodes: {cloud: {type: chat, model: large}}\nedges: [{from: start, to: cloud}, {from: cloud, to: end}]\n"
+    )
+    text = """
+version: 1
+nodes: {inner: {type: graph, uses: inner.yaml}}
+edges: [{from: start, to: inner}, {from: inner, to: end}]
+limits: {usd_per_request: 0.001}
+"""
+    flow = loads(text, base=tmp_path)
+    with pytest.raises(BudgetExceeded):
+        flow.run("x")
+    with pytest.raises(BudgetExceeded):
+        await flow.arun("x")
+
+
+def test_the_baseline_is_what_it_cost_or_would_have() -> None:
+    text = ONE.replace(", OPTIONS", "").replace("{from: start, to: cloud}", "{from: start, to: local, when: \"'easy' in input\"}\n  - {from: start, to: cloud}")
+    text = text.replace("  sorry:", "  local: {type: chat, model: small}\n  sorry:").replace(
+        "{from: sorry, to: end}", "{from: sorry, to: end}\n  - {from: local, to: end}"
+    )
+    flow = loads(text + "baseline: cloud\n", models={"large": FakeChat(replies=["a b"]), "small": FakeChat(replies=["a b"])})
+    easy, hard = flow.run("easy"), flow.run("hard")
+    assert easy.ledger.usd == 0
+    assert easy.ledger.baseline_usd == pytest.approx(hard.ledger.usd)
+    assert hard.ledger.saved_usd == 0

@@ -1,0 +1,65 @@
+"""The shipped graphs, with the real embedded models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import dynflow
+from dynflow import graphs
+from dynflow.compile import check_text
+
+EASY = "What is the capital of France?"
+HARD = "Why does my SQL query with two left joins return duplicate rows?"
+FILES = sorted(Path(graphs.__file__).parent.glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_shipped_graph_is_clean(file: Path) -> None:
+    source, graph = check_text(file.read_bytes(), str(file))
+    assert graph is not None
+    assert {problem.code for problem in source.sorted()} <= {"missing_environment"}
+
+
+def test_path_names_the_graphs_there_are() -> None:
+    assert graphs.path("quickstart").is_file()
+    with pytest.raises(FileNotFoundError, match="quickstart"):
+        graphs.path("quikstart")
+
+
+def test_quickstart_answers_an_easy_question_locally() -> None:
+    result = dynflow.load(graphs.path("quickstart")).run(EASY)
+    assert result.trace.path == ["start", "difficulty", "local", "end"]
+    assert "Paris" in result.value.text
+    assert not result.trace.degraded
+    assert result.ledger.usd == 0
+    assert result.ledger.saved_usd is not None
+    assert result.ledger.saved_usd > 0
+
+
+def test_quickstart_without_a_key_says_which_variable_to_set() -> None:
+    result = dynflow.load(graphs.path("quickstart")).run(HARD)
+    assert result.trace.path == ["start", "difficulty", "cloud", "stand_in", "end"]
+    assert result.trace.degraded
+    failed = next(visit for visit in result.trace.visits if not visit.ok)
+    assert failed.error == "auth"
+    assert "export OPENAI_API_KEY" in (failed.message or "")
+    assert result.value.text.strip()
+
+
+def test_cascade_keeps_a_sure_draft_and_degrades_without_a_key() -> None:
+    flow = dynflow.load(graphs.path("cascade"))
+    kept = flow.run("What is 2 + 2?", {"configurable": {"trust_above": 0.0}})
+    assert kept.trace.path == ["start", "difficulty", "draft", "end"]
+    assert 0 < kept.ports["confidence"] <= 1
+    doubted = flow.run("What is 2 + 2?", {"configurable": {"trust_above": 1.0}})
+    assert doubted.trace.path == ["start", "difficulty", "draft", "cloud", "end"]
+    assert doubted.trace.degraded
+    assert doubted.trace.answer == "draft"
+    assert doubted.value.text == kept.value.text

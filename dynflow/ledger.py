@@ -75,7 +75,10 @@ class Ledger:
     def tokens(self) -> dict[str, int]:
         """Tokens in all: `input`, `output`."""
         used = [entry.usage for entry in self.entries if entry.usage is not None]
-        return {"input": sum(usage.input_tokens for usage in used), "output": sum(usage.output_tokens for usage in used)}
+        return {
+            "input": sum(usage.input_tokens for usage in used),
+            "output": sum(usage.output_tokens for usage in used),
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for metadata and JSON."""
@@ -137,7 +140,9 @@ class Allowance:
 class DayAllowance(Allowance):
     """An allowance that begins anew each day (UTC). Kept in this process: each process has its own."""
 
-    def __init__(self, usd: float | None, today: Callable[[], str] = lambda: time.strftime("%Y-%m-%d", time.gmtime())) -> None:
+    def __init__(
+        self, usd: float | None, today: Callable[[], str] = lambda: time.strftime("%Y-%m-%d", time.gmtime())
+    ) -> None:
         super().__init__(usd)
         self._today = today
         self._day = today()
@@ -194,7 +199,9 @@ class Budget:
         if not self._limited:
             return max_tokens, 0.0
         if price is None:
-            raise BudgetExceeded(f"the price of {model!r} is unknown while a USD limit is set: give the model a `price:`")
+            raise BudgetExceeded(
+                f"the price of {model!r} is unknown while a USD limit is set: give the model a `price:`"
+            )
         prompt = input_tokens * price.input / 1e6
         per_token = price.output / 1e6
         most = max_tokens

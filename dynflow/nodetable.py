@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -256,7 +256,8 @@ class Scope:
         return self._table.subgraph(self.node_id, uses)
 
 
-def marked(options: type[NodeOptions], marker: type[Any]) -> dict[str, Any]:
+@cache
+def marked(options: type[NodeOptions], marker: type[Any]) -> Mapping[str, Any]:
     """Options that carry a marker, with it; also inside a union or list."""
     found: dict[str, Any] = {}
     for name, info in options.model_fields.items():

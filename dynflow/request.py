@@ -21,7 +21,9 @@ _CHARACTERS_PER_TOKEN = 4
 class Request:
     """The caller's input: its messages, the last user turn, and the declared further keys."""
 
-    def __init__(self, original: Any, *, has_tools: bool = False, declared: Mapping[str, InputBody] | None = None) -> None:
+    def __init__(
+        self, original: Any, *, has_tools: bool = False, declared: Mapping[str, InputBody] | None = None
+    ) -> None:
         """Raises `InputError` where the input is empty, of another type, or lacks a declared key."""
         self.original = original
         self.has_tools = has_tools

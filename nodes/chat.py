@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dynflow.models.settings import ModelSettings
 
 _SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "seed")
+_MOST_SCHEMA_VALUES = 1_000
 _TAKES_RESPONSE_FORMAT = frozenset({"llama_cpp", "litellm"})
 
 
@@ -63,7 +64,11 @@ class Chat(RunnableNode):
     @classmethod
     def output_ports(cls, options: Any, scope: BuildScope) -> Mapping[str, PortType]:
         if options.labels:
-            return {**cls.ports, "answer": any_type("the Classification"), "label": enum(options.labels, "the label given")}
+            return {
+                **cls.ports,
+                "answer": any_type("the Classification"),
+                "label": enum(options.labels, "the label given"),
+            }
         if options.output:
             return {**cls.ports, "answer": any_type("the object that fits the schema")}
         return cls.ports
@@ -74,14 +79,9 @@ class Chat(RunnableNode):
             yield Finding("exclusive_options", "give `labels` or `output`, not both", ("output",))
         if options.labels and len({label.strip().lower() for label in options.labels}) < len(options.labels):
             yield Finding("named_twice", "two labels are the same but for case: rename one", ("labels",))
-        if options.output:
-            from jsonschema.exceptions import SchemaError
-            from jsonschema.validators import validator_for
-
-            try:
-                validator_for(options.output).check_schema(options.output)
-            except SchemaError as error:
-                yield Finding("bad_schema", f"`output` is no JSON schema: {error.message}; correct that", ("output",))
+        fault = _schema_fault(options.output) if options.output else None
+        if fault is not None:
+            yield Finding("bad_schema", f"`output` is no JSON schema to answer with: {fault}", ("output",))
 
     @classmethod
     def answer_type(cls, options: Any, scope: BuildScope) -> AnswerType:
@@ -159,6 +159,36 @@ def _messages(call: Call) -> list[BaseMessage]:
     return [given] if isinstance(given, BaseMessage) else list(given)
 
 
+def _schema_fault(schema: Mapping[str, Any]) -> str | None:
+    """What is wrong with a JSON schema, if anything. It is small and refers to itself alone: nothing is fetched."""
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import Draft202012Validator
+
+    values = list(_values(schema))
+    if len(values) > _MOST_SCHEMA_VALUES:
+        return f"it has {len(values):,} values; split it, a model follows at most {_MOST_SCHEMA_VALUES:,}"
+    for key, value in values:
+        if key == "$schema" and value != Draft202012Validator.META_SCHEMA["$id"]:
+            return f"$schema must be {Draft202012Validator.META_SCHEMA['$id']}"
+        if key in ("$ref", "$dynamicRef") and not str(value).startswith("#"):
+            return f"{key} must begin with #: {value!r} lies elsewhere"
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        return f"{error.message}; correct that"
+    return None
+
+
+def _values(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    yield key, value
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _values(item, name)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _values(item)
+
+
 def _instruction(options: Any) -> str | None:
     if options.labels:
         return f"Answer with exactly one of these labels and nothing else: {', '.join(options.labels)}."
@@ -217,12 +247,12 @@ def _match(text: str, labels: Sequence[str], usage: Usage) -> str:
 def _validated(text: str, schema: Mapping[str, Any], usage: Usage) -> Any:
     """The JSON in the text, if it fits. Raises `NodeFailed`."""
     from jsonschema.exceptions import ValidationError
-    from jsonschema.validators import validator_for
+    from jsonschema.validators import Draft202012Validator
 
     body = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
     try:
         value = json.loads(body)
-        validator_for(schema)(schema).validate(value)
+        Draft202012Validator(schema).validate(value)
     except ValueError as error:
         raise NodeFailed(f"the model's answer is no JSON: {error}", usage=usage) from None
     except ValidationError as error:

@@ -34,7 +34,9 @@ class InnerGraph(Node):
         static: ClassVar[frozenset[str]] = frozenset({"uses"})
 
         uses: str = Field(description="path of the graph, relative to this file and below the top file's folder")
-        values: dict[str, Any] = Field(default_factory=dict, alias="with", description="its params: reference or literal")
+        values: dict[str, Any] = Field(
+            default_factory=dict, alias="with", description="its params: reference or literal"
+        )
         input: Reference | None = Field(default=None, description="its request; default: this one")
 
     ports: ClassVar[Mapping[str, PortType]] = {
@@ -75,7 +77,9 @@ class InnerGraph(Node):
             elif isinstance(value, Reference):
                 wanted = type_of_value(params[name].default)
                 if not wanted.accepts(scope.type_of(value)):
-                    yield Finding("type_mismatch", f"{name!r} takes {wanted}; {value} is {scope.type_of(value)}", ("with", name))
+                    yield Finding(
+                        "type_mismatch", f"{name!r} takes {wanted}; {value} is {scope.type_of(value)}", ("with", name)
+                    )
             else:
                 try:
                     params[name].check(value)

@@ -29,10 +29,14 @@ class Prompt(Node):
 
         static: ClassVar[frozenset[str]] = frozenset(_TEMPLATES)
 
-        template: str | None = Field(default=None, description="the text, with {name} placeholders; {{ and }} are braces")
+        template: str | None = Field(
+            default=None, description="the text, with {name} placeholders; {{ and }} are braces"
+        )
         system: str | None = Field(default=None, description="a system message, with {name} placeholders")
         user: str | None = Field(default=None, description="a user message, with {name} placeholders")
-        values: dict[str, Any] = Field(default_factory=dict, alias="with", description="placeholder: reference or literal")
+        values: dict[str, Any] = Field(
+            default_factory=dict, alias="with", description="placeholder: reference or literal"
+        )
 
     ports: ClassVar[Mapping[str, PortType]] = {
         "text": string_type("the filled template; the user message where there are two"),
@@ -60,7 +64,9 @@ class Prompt(Node):
                 hint = did_you_mean(name, [*options.values, "input"])
                 yield Finding("unknown_placeholder", f"{{{name}}} is not given in `with`{hint}", (option,))
         for name in options.values.keys() - used:
-            yield Finding("unused", f"no template uses {{{name}}}: remove it", ("with", name), severity="warning", key=True)
+            yield Finding(
+                "unused", f"no template uses {{{name}}}: remove it", ("with", name), severity="warning", key=True
+            )
 
     @classmethod
     def answer_type(cls, options: Any, scope: BuildScope) -> AnswerType:

@@ -59,7 +59,9 @@ class Race(Node):
         except ExpressionError as error:
             text = str(error).replace(f"port of {_MEMBER!r}", "port that all members have")
             if error.code == "unknown_name":
-                text = "`accept` reads the finishing member's ports alone: use their bare names, such as confidence > 0.5"
+                text = (
+                    "`accept` reads the finishing member's ports alone: use their bare names, such as confidence > 0.5"
+                )
             yield Finding(error.code, text, ("accept",))
 
     @classmethod

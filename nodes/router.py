@@ -30,7 +30,8 @@ class Router(Node):
         routes: AnswerNames = Field(min_length=1, description="ids of answer nodes, cheapest first")
         score: float | None = Field(default=None, description="a reference such as ${difficulty.score}")
         bands: list[float | Reference] | None = Field(
-            default=None, description="ascending bounds, one fewer than routes: a score at or above bound i takes route i+1"
+            default=None,
+            description="ascending bounds, one fewer than routes: a score at or above bound i takes route i+1",
         )
         label: str | None = Field(default=None, description="a reference such as ${topic.label}")
         labels: dict[str, str] | None = Field(default=None, description="label: route")
@@ -103,4 +104,9 @@ def _check_labels(options: Any, scope: BuildScope) -> Iterable[Finding]:
         for label in sorted(set(known or ()) - labels.keys()):
             yield Finding("uncovered_label", f"the label {label!r} has no route: add it", ("labels",))
         for label in sorted(labels.keys() - set(known or labels)):
-            yield Finding("not_in_enum", f"{label!r} is none of the labels{did_you_mean(label, known or ())}", ("labels", label), key=True)
+            yield Finding(
+                "not_in_enum",
+                f"{label!r} is none of the labels{did_you_mean(label, known or ())}",
+                ("labels", label),
+                key=True,
+            )

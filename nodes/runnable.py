@@ -53,7 +53,9 @@ class RunnableOfHost(RunnableNode):
         for port in options.ports or {}:
             if port in COMMON_PORTS or not IDENTIFIER.fullmatch(port):
                 why = "every node has it" if port in COMMON_PORTS else "small letters, digits and _"
-                yield Finding("bad_name", f"{port!r} is no name for a port ({why}): choose another", ("ports", port), key=True)
+                yield Finding(
+                    "bad_name", f"{port!r} is no name for a port ({why}): choose another", ("ports", port), key=True
+                )
         if scope.runnables is not None and options.name not in scope.runnables:
             hint = did_you_mean(options.name, scope.runnables)
             yield Finding("unknown_runnable", f"the host handed over no runnable {options.name!r}{hint}", ("name",))

@@ -33,5 +33,7 @@ def draw_graph(flow: Flow) -> Graph:
     for ways in checked.ways.values():
         for way in ways:
             conditional = len(ways) > 1 or way.when is not None
-            drawn.add_edge(names[way.source], names[way.target], way.when, conditional)
+            # LangChain escapes no label, and a double quote ends Mermaid's; either kind means the same in a condition.
+            label = None if way.when is None else way.when.replace('"', "'")
+            drawn.add_edge(names[way.source], names[way.target], label, conditional)
     return drawn

@@ -69,14 +69,17 @@ def resolve_plain(text: str) -> Any:
 def decode(data: bytes | str, file: str) -> Source:
     """A source from a file's bytes; the problem is reported in it where they are no text that can be read."""
     try:
-        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data.removeprefix("\ufeff")
-        size = len(data) if isinstance(data, bytes) else len(data.encode("utf-8"))
+        if len(data) <= MAX_BYTES:
+            text = data.decode("utf-8-sig") if isinstance(data, bytes) else data.removeprefix("\ufeff")
+            small = isinstance(data, bytes) or len(data.encode()) <= MAX_BYTES
+        else:
+            text, small = "", False
     except UnicodeError:
         source = Source("", file)
         source.report_at("not_text", "the file is not UTF-8 text: save it as such", Place())
         return source
-    if size > MAX_BYTES:
-        source = Source(text[:200], file)
+    if not small:
+        source = Source("", file)
         source.report_at("too_large", f"the file has more than {MAX_BYTES:,} bytes: split it into sub-graphs", Place())
         return source
     return Source(text, file)

@@ -12,6 +12,7 @@ Severity = Literal["error", "warning"]
 _SHOWN_WIDTH = 160
 _TEXT_LENGTH = 600
 _MOST_CHOICES = 200
+_MOST_PROBLEMS = 1_000
 _LONGEST_WORD = 64
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 """What the YAML reader counts as a line break."""
@@ -94,6 +95,7 @@ class Source:
         self.values: dict[tuple[str | int, ...], Place] = {}
         self.keys: dict[tuple[str | int, ...], Place] = {}
         self.problems: list[Problem] = []
+        self._count: dict[Severity, int] = {"error": 0, "warning": 0}
         self.dropped: set[tuple[str | int, ...]] = set()
         """Paths left out because they were faulty: what names them is no fault of its own."""
 
@@ -133,8 +135,10 @@ class Source:
         self.report_at(code, text, place, severity)
 
     def report_at(self, code: str, text: str, place: Place, severity: Severity = "error") -> None:
-        """Add a problem at a place."""
-        self.problems.append(self.problem(code, text, place, severity))
+        """Add a problem at a place; after a thousand nobody reads on."""
+        self._count[severity] += 1
+        if self._count[severity] <= _MOST_PROBLEMS:
+            self.problems.append(self.problem(code, text, place, severity))
 
     def errors(self) -> list[Problem]:
         """The problems that make the graph unusable, in the order of the text."""

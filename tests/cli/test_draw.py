@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-
 GRAPH = """\
 version: 1
 name: a <wide> one & "more"

@@ -31,10 +31,14 @@ class Recorder(BaseCallbackHandler):
         self.tags[run_id] = list(about.get("tags") or [])
         self.metadata[run_id] = dict(about.get("metadata") or {})
 
-    def on_chain_start(self, serialized: Any, inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
+    def on_chain_start(
+        self, serialized: Any, inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
         self._start(run_id, parent_run_id, kwargs.pop("name", None) or "chain", **kwargs)
 
-    def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
+    def on_chat_model_start(
+        self, serialized: Any, messages: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
         self._start(run_id, parent_run_id, kwargs.pop("name", None) or "model", **kwargs)
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:

@@ -655,17 +655,17 @@ models:
 shape(
     "closed edges are passed over",
     SEEING
-    + f"""
+    + """
 nodes:
-  difficulty: {{type: runnable, name: constant, role: signal, ports: {{score: number}}}}
-  local: {{type: chat, model: small}}
-  cloud: {{type: chat, model: large}}
+  difficulty: {type: runnable, name: constant, role: signal, ports: {score: number}}
+  local: {type: chat, model: small}
+  cloud: {type: chat, model: large}
 edges:
-  - {{from: start, to: difficulty}}
-  - {{from: difficulty, to: local, when: difficulty.score < 0.5}}
-  - {{from: difficulty, to: cloud}}
-  - {{from: local, to: end}}
-  - {{from: cloud, to: end}}
+  - {from: start, to: difficulty}
+  - {from: difficulty, to: local, when: difficulty.score < 0.5}
+  - {from: difficulty, to: cloud}
+  - {from: local, to: end}
+  - {from: cloud, to: end}
 """,
     Case("easy", "difficulty local end", "small: easy"),
     Case(IMAGE, "difficulty cloud end", "large: what is it?"),
@@ -700,17 +700,17 @@ edges:
 shape(
     "a signal before closed answers only is closed too",
     SEEING
-    + f"""
+    + """
 nodes:
-  polish: {{type: prompt, template: "{{input}}"}}
-  local: {{type: chat, model: small}}
-  cloud: {{type: chat, model: large}}
+  polish: {type: prompt, template: "{input}"}
+  local: {type: chat, model: small}
+  cloud: {type: chat, model: large}
 edges:
-  - {{from: start, to: polish, when: input.tokens < 500}}
-  - {{from: start, to: cloud}}
-  - {{from: polish, to: local}}
-  - {{from: local, to: end}}
-  - {{from: cloud, to: end}}
+  - {from: start, to: polish, when: input.tokens < 500}
+  - {from: start, to: cloud}
+  - {from: polish, to: local}
+  - {from: local, to: end}
+  - {from: cloud, to: end}
 """,
     Case("easy", "polish local end", "small: easy"),
     Case(IMAGE, "cloud end", "large: what is it?"),
@@ -727,16 +727,16 @@ models:
 shape(
     "a refused reservation takes the budget edge",
     PRICED
-    + f"""
-limits: {{usd_per_request: 0.005}}
+    + """
+limits: {usd_per_request: 0.005}
 nodes:
-  cloud: {{type: chat, model: large}}
-  local: {{type: chat, model: small}}
+  cloud: {type: chat, model: large}
+  local: {type: chat, model: small}
 edges:
-  - {{from: start, to: cloud}}
-  - {{from: cloud, to: local, when: cloud.error == 'budget'}}
-  - {{from: cloud, to: end}}
-  - {{from: local, to: end}}
+  - {from: start, to: cloud}
+  - {from: cloud, to: local, when: cloud.error == 'budget'}
+  - {from: cloud, to: end}
+  - {from: local, to: end}
 """,
     Case("x", "cloud local end", "small: x", degraded=True),
     models=small_and_large,

@@ -80,7 +80,9 @@ async def test_events_show_nodes_tokens_and_decisions() -> None:
 async def test_events_of_a_chain() -> None:
     chain = ChatPromptTemplate.from_messages([("user", "{q}")]) | cascade() | StrOutputParser()
     events = await events_of(chain, {"q": "x"})
-    out = [event["data"]["chunk"] for event in events if event["event"] == "on_chain_stream" and not event["parent_ids"]]
+    out = [
+        event["data"]["chunk"] for event in events if event["event"] == "on_chain_stream" and not event["parent_ids"]
+    ]
     assert "".join(out) == "final three four"
     flow = next(event for event in events if event["event"] == "on_chain_start" and event["name"] == "cascade")
     local = next(event for event in events if event["event"] == "on_chain_start" and event["name"] == "local")
@@ -101,9 +103,9 @@ def test_tags_and_metadata_reach_the_models(style: str) -> None:
         "run_name": "asked",
     }
     flow = cascade()
-    {"invoke": flow.invoke, "stream": lambda *a: list(flow.stream(*a)), "batch": lambda v, c: flow.batch([v], c)}[style](
-        "x", config
-    )
+    {"invoke": flow.invoke, "stream": lambda *a: list(flow.stream(*a)), "batch": lambda v, c: flow.batch([v], c)}[
+        style
+    ]("x", config)
     assert recorder.root == run_id
     assert recorder.names[run_id] == "asked"
     assert sorted(recorder.names.values()) == ["asked", "check", "cloud", "local", "model", "model"]
@@ -136,8 +138,11 @@ edges:
 
 def test_errors_end_runs() -> None:
     recorder = Recorder()
-    flow = loads(CASCADE, models={"small": FakeChat(fail_with=OSError("a")), "large": FakeChat(fail_with=OSError("b"))},
-                 runnables={"check": lambda _: {"good": True}})
+    flow = loads(
+        CASCADE,
+        models={"small": FakeChat(fail_with=OSError("a")), "large": FakeChat(fail_with=OSError("b"))},
+        runnables={"check": lambda _: {"good": True}},
+    )
     with pytest.raises(OSError, match="b") as caught:
         flow.invoke("x", {"callbacks": [recorder]})
     assert "in node 'cloud' of graph 'cascade'" in caught.value.__notes__[0]

@@ -89,11 +89,12 @@ def test_limits_that_afford_the_whole_context_clamp_nothing() -> None:
 
 async def test_requests_side_by_side_share_the_day() -> None:
     text = ONE.replace(", OPTIONS", "").replace("max_tokens: 100", "capabilities: {context: 1000}")
-    flow = loads(
-        text + "limits: {usd_per_day: 0.25}\n", models={"large": FakeChat(delay=0.05), "small": FakeChat()}
-    )
+    flow = loads(text + "limits: {usd_per_day: 0.25}\n", models={"large": FakeChat(delay=0.05), "small": FakeChat()})
+    flow.warm_up()
     results = await asyncio.gather(*(flow.arun("word") for _ in range(4)))
-    assert sorted(result.trace.answer or "" for result in results) == ["cloud", "cloud", "sorry", "sorry"]
+    # Two whole contexts fit into the day; the third request is clamped to the rest, and the fourth refused.
+    assert [result.trace.answer for result in results] == ["cloud", "cloud", "cloud", "sorry"]
+    assert [bool(result.trace.visits[0].notes) for result in results] == [False, False, True, False]
     assert (await flow.arun("word")).trace.answer == "cloud"  # what was reserved and not used is free again
 
 
@@ -175,11 +176,15 @@ limits: {usd_per_request: 0.001}
 
 
 def test_the_baseline_is_what_it_cost_or_would_have() -> None:
-    text = ONE.replace(", OPTIONS", "").replace("{from: start, to: cloud}", "{from: start, to: local, when: \"'easy' in input\"}\n  - {from: start, to: cloud}")
+    text = ONE.replace(", OPTIONS", "").replace(
+        "{from: start, to: cloud}", "{from: start, to: local, when: \"'easy' in input\"}\n  - {from: start, to: cloud}"
+    )
     text = text.replace("  sorry:", "  local: {type: chat, model: small}\n  sorry:").replace(
         "{from: sorry, to: end}", "{from: sorry, to: end}\n  - {from: local, to: end}"
     )
-    flow = loads(text + "baseline: cloud\n", models={"large": FakeChat(replies=["a b"]), "small": FakeChat(replies=["a b"])})
+    flow = loads(
+        text + "baseline: cloud\n", models={"large": FakeChat(replies=["a b"]), "small": FakeChat(replies=["a b"])}
+    )
     easy, hard = flow.run("easy"), flow.run("hard")
     assert easy.ledger.usd == 0
     assert easy.ledger.baseline_usd == pytest.approx(hard.ledger.usd)

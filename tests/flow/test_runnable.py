@@ -81,7 +81,9 @@ def test_schemas(flow: Flow) -> None:
     assert "anyOf" in flow.get_input_jsonschema()
     assert flow.get_output_jsonschema()
     assert flow.get_name() == "two_ways"
-    assert (ChatPromptTemplate.from_messages([("user", "{q}")]) | flow).input_schema.model_json_schema()["required"] == ["q"]
+    assert (ChatPromptTemplate.from_messages([("user", "{q}")]) | flow).input_schema.model_json_schema()[
+        "required"
+    ] == ["q"]
 
 
 def test_options_are_refused(flow: Flow) -> None:
@@ -344,7 +346,10 @@ def batching(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Any]]:
     from dynflow import node
     from tests.flow.batching_node import Lengths
 
-    registered = {**node._registered(), "lengths": EntryPoint("lengths", "tests.flow.batching_node:Lengths", "dynflow.nodes")}
+    registered = {
+        **node._registered(),
+        "lengths": EntryPoint("lengths", "tests.flow.batching_node:Lengths", "dynflow.nodes"),
+    }
     monkeypatch.setattr(node, "_registered", lambda: registered)
     Lengths.batches_seen.clear()
     Lengths.fails = False

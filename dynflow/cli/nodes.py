@@ -15,6 +15,7 @@ from dynflow.cli.terminal import table
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
+    from dynflow.language.types import PortType
     from dynflow.node import Node
 
 
@@ -71,8 +72,8 @@ def describe(cls: type[Node]) -> Iterator[str]:
     yield from _section("options", [_option(name, field) for name, field in cls.Options.model_fields.items()])
     common = CommonOptions.model_fields.items()
     yield from _section("options of every node", [_option(name, field) for name, field in common if name != "type"])
-    yield from _section("ports", [(f"{cls.type}.{name}", str(port), port.doc) for name, port in cls.ports.items()])
-    yield from _section("ports of every node", [(name, port.kind, port.doc) for name, port in COMMON_PORTS.items()])
+    yield from _section("ports", [_port(f"{cls.type}.{name}", port) for name, port in cls.ports.items()])
+    yield from _section("ports of every node", [_port(name, port) for name, port in COMMON_PORTS.items()])
     yield "\n" + click.style("example", bold=True)
     yield from (f"  {line}" for line in example_of(cls).splitlines())
 
@@ -81,6 +82,11 @@ def _section(title: str, rows: list[tuple[str, str, str]]) -> Iterator[str]:
     if rows:
         yield "\n" + click.style(title, bold=True)
         yield table(rows, "  ")
+
+
+def _port(name: str, port: PortType) -> tuple[str, str, str]:
+    values = f" ({', '.join(port.values)})" if port.values else ""
+    return name, port.kind, port.doc + values
 
 
 def _option(name: str, field: FieldInfo) -> tuple[str, str, str]:

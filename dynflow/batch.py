@@ -19,9 +19,9 @@ from dynflow.graph import CheckedGraph
 from dynflow.language.spec import START
 from dynflow.node import Call, Output
 from dynflow.running import Runner, completed
-from dynflow.session import Completed, Visit
 from dynflow.timing import in_time, within
 from dynflow.trace import FlowResult
+from dynflow.visit import Completed, Visit
 
 Result = FlowResult[Any] | Exception
 _THREADS = 16
@@ -83,9 +83,9 @@ class _Jobs:
         return runner
 
     def completed(self, group: Sequence[tuple[int, Visit]], done: Sequence[Completed]) -> None:
-        for (job, visit), completed in zip(group, done, strict=True):
+        for (job, visit), each in zip(group, done, strict=True):
             runner = self.runner(job)
-            runner.session.complete(visit, completed)
+            runner.session.complete(visit, each)
             self._move(job, runner)
 
     def _move(self, job: int, runner: Runner) -> None:

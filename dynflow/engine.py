@@ -19,8 +19,9 @@ from dynflow.node import add_up
 from dynflow.request import Request
 from dynflow.resources import FlowResources
 from dynflow.running import Runner
-from dynflow.session import Completed, Enclosing, Session
+from dynflow.session import Session
 from dynflow.trace import METADATA_KEY, FlowResult
+from dynflow.visit import Completed, Enclosing
 
 ENCLOSING_KEY = "__dynflow_enclosing"
 """Key of `config["configurable"]` under which a sub-graph finds what it shares; never in the public schema."""

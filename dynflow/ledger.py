@@ -194,7 +194,8 @@ class Budget:
     ) -> tuple[int | None, float]:
         """The max_tokens that the limits afford (None: no limit of ours) and the USD reserved for them.
 
-        `room` is what the model's context leaves for the answer: limits that afford all of it limit nothing. Raises `BudgetExceeded` where the limits do not afford the call, or the price is unknown while one is set.
+        `room` is what the model's context leaves for the answer: limits that afford all of it limit nothing.
+        Raises `BudgetExceeded` where the limits do not afford the call, or the price is unknown while one is set.
         """
         if not self._limited:
             return max_tokens, 0.0
@@ -213,9 +214,8 @@ class Budget:
                 max_tokens = most
         needed = prompt + per_token * (most or 0)
         if (per_token > 0 and max_tokens is not None and max_tokens < 1) or not self._take(needed):
-            raise BudgetExceeded(
-                f"a call of {model!r} could cost ${needed:.6f}; limits leave ${min(self.request_left, self.day_left):.6f}"
-            )
+            left = min(self.request_left, self.day_left)
+            raise BudgetExceeded(f"a call of {model!r} could cost ${needed:.6f}; limits leave ${left:.6f}")
         return max_tokens, needed
 
     def settle(self, reserved: float, actual: float) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dynflow.node import Cancelled, Output
-from dynflow.session import Completed, Visit
+from dynflow.visit import Completed, Visit
 from dynflow.walk import State
 
 if TYPE_CHECKING:

@@ -127,7 +127,8 @@ def _content(body: Any) -> str | Sequence[BaseMessage]:
             raise InputError("the request is empty: `messages` holds none")
         return messages
     raise InputError(
-        f"a request is a text, a prompt value, messages, or a mapping with `input` or `messages`; not {type(body).__name__}"
+        "a request is a text, a prompt value, messages, or a mapping with `input` or `messages`; "
+        f"not {type(body).__name__}"
     )
 
 

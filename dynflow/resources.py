@@ -1,4 +1,4 @@
-"""What the nodes of one flow use: models, the host's runnables, inner flows. Made on first use, shared by all requests."""
+"""What the nodes of one flow use: models, the host's runnables, inner flows. Made on first use, then shared."""
 
 from __future__ import annotations
 

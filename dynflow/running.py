@@ -23,9 +23,10 @@ from langchain_core.tracers._streaming import _StreamingCallbackHandler
 from dynflow.errors import NodeFailed, StreamInterrupted
 from dynflow.member import GroupMember
 from dynflow.node import Call, Node, Output, add_up
-from dynflow.session import Completed, FlowParts, Session, Visit
+from dynflow.session import FlowParts, Session
 from dynflow.timing import in_time, pumped, within
 from dynflow.trace import DECISION_EVENT, HELD_TAG, HIDDEN_TAG, NODE_TAG, decision_as_dict
+from dynflow.visit import Completed, Visit
 
 
 class Runner:

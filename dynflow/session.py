@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from langchain_core.messages import AIMessage
@@ -24,14 +24,15 @@ from dynflow.errors import (
     Overloaded,
     failure_kind,
 )
-from dynflow.graph import CheckedGraph, NodePlan
+from dynflow.graph import CheckedGraph
 from dynflow.language.evaluate import UNKNOWN
 from dynflow.language.references import AnyReference, Reference
 from dynflow.ledger import Budget, Entry, Ledger, Usage, cost
 from dynflow.models.known import Known
-from dynflow.node import Call, Member, Node, Output
+from dynflow.node import Call, Member, Node
 from dynflow.request import Request
 from dynflow.trace import METADATA_KEY, FlowResult, Trace, Visited
+from dynflow.visit import Completed, Enclosing, Visit
 from dynflow.walk import Decision, State, Walk, closed_nodes
 
 _UNBILLED = frozenset({"auth", "invalid", "rate_limit", "budget"})
@@ -56,69 +57,6 @@ class FlowParts(Protocol):
     def known(self, model: str) -> Known:
         """Price and capabilities of an entry of `models:`."""
         ...
-
-
-@dataclass(frozen=True)
-class Enclosing:
-    """What a request inside a sub-graph shares with the request around it; `results` takes its outcome."""
-
-    visit: Visit
-    """The visit that walks the sub-graph: calling it off calls off what runs inside."""
-    deadline: float
-    budget: Budget
-    results: list[FlowResult[Any]] = field(default_factory=list)
-    sessions: list[Session] = field(default_factory=list)
-    """The inner requests, so that their cost and record are kept also where they failed."""
-
-
-@dataclass(slots=True)
-class Visit:
-    """One node that is to be run for this request. `live`: its chunks go out as they come."""
-
-    node_id: str
-    plan: NodePlan
-    live: bool
-    decision: Decision | None
-    """The edge that led here; None for a member of a group."""
-    around: Visit | None = None
-    """The visit that this one is part of: its group's, or the one that walks its sub-graph."""
-    ends: float = math.inf
-    """When its time is up, by the session's clock."""
-    time_limit: float = math.inf
-    """Seconds after which the runner ends it; infinite where the visit around it ends it in time."""
-    expiry: type[NodeTimeout | DeadlineExceeded] = NodeTimeout
-    """Which error it is to take longer than that."""
-    interruptible: bool = False
-    reserved: float = 0.0
-    notes: list[str] = field(default_factory=list)
-    inner: list[Enclosing] = field(default_factory=list)
-    """What was handed to sub-graphs."""
-    run: Any = None
-    """Its LangChain run; None where nobody looks."""
-    _called_off: bool = False
-
-    @property
-    def called_off(self) -> bool:
-        """Whether nobody waits for it any more."""
-        return self._called_off or (self.around is not None and self.around.called_off)
-
-    def call_off(self) -> None:
-        """Nobody waits for this visit any more, nor for those that are part of it."""
-        self._called_off = True
-
-    def expired(self) -> NodeTimeout | DeadlineExceeded:
-        """The error of a visit that took too long."""
-        limit = "limits.timeout" if self.expiry is DeadlineExceeded else "its timeout"
-        return self.expiry(f"node {self.node_id!r} did not finish within {limit}")
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """How a visit ended: with an output or an error, after so many seconds."""
-
-    seconds: float
-    output: Output | None = None
-    error: Exception | None = None
 
 
 class Session:
@@ -222,6 +160,8 @@ class Session:
         """A visit of a node: the walk's next one, or that of a group's member."""
         plan = self.graph.nodes[node_id]
         live = decision is not None and node_id in self.graph.live
+        if self.enclosing is not None:
+            live = live and self.enclosing.visit.live
         around = group if group is not None or self.enclosing is None else self.enclosing.visit
         return Visit(node_id, plan, live, decision, around, interruptible=group is not None)
 
@@ -399,15 +339,18 @@ def _surely_unbilled(error: Exception | None) -> bool:
     return error is not None and (failure_kind(error) in _UNBILLED or isinstance(error, _NEVER_SENT))
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (bool, int, float))
+
+
 def _numbers(ports: Mapping[str, Any]) -> dict[str, Any]:
     """Port values that explain without holding content: numbers, flags, short labels, and records of these."""
     kept: dict[str, Any] = {}
     for name, value in ports.items():
-        if isinstance(value, (bool, int, float)) or (isinstance(value, str) and name in _LABELS):
+        if _is_number(value) or (isinstance(value, str) and name in _LABELS):
             kept[name] = value
-        elif isinstance(value, Mapping) and value:
-            if all(isinstance(item, (bool, int, float)) for item in value.values()):
-                kept[name] = dict(value)
+        elif isinstance(value, Mapping) and value and all(map(_is_number, value.values())):
+            kept[name] = dict(value)
     return kept
 
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, TypeVar
 
-from dynflow.session import Visit
+from dynflow.visit import Visit
 
 T = TypeVar("T")
 _GRACE = 0.02

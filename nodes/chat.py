@@ -205,7 +205,7 @@ def _whole(result: Any) -> AIMessage:
         return result
     from langchain_core.messages import message_chunk_to_message
 
-    message = message_chunk_to_message(result)  # type: ignore[arg-type]
+    message = message_chunk_to_message(result)
     assert isinstance(message, AIMessage)
     return message
 

@@ -18,7 +18,7 @@ from dynflow.language.source import did_you_mean
 from dynflow.language.spec import ParamBody, Role
 from dynflow.language.types import PortType, boolean, integer, number, type_of_value
 from dynflow.node import AnswerType, BuildScope, Call, Finding, Node, NodeOptions, Output
-from dynflow.session import Enclosing
+from dynflow.visit import Enclosing
 
 
 class InnerGraph(Node):

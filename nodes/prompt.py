@@ -25,7 +25,7 @@ class Prompt(Node):
     can_fail: ClassVar[bool] = False
 
     class Options(NodeOptions):
-        """`template`, or `system` and `user`; `{name}` stands for a value of `with`, `{input}` for the last user turn."""
+        """`template`, or `system` and `user`; `{name}` is a value of `with`, `{input}` the last user turn."""
 
         static: ClassVar[frozenset[str]] = frozenset(_TEMPLATES)
 

@@ -36,7 +36,7 @@ class Race(Node):
     class Options(NodeOptions):
         """Its members, what is acceptable, and the head start of each."""
 
-        static: ClassVar[frozenset[str]] = frozenset({"accept"})
+        static: ClassVar[frozenset[str]] = frozenset({"accept", "stagger"})
 
         of: Annotated[list[str], NamesNodes(role="answer")] = Field(min_length=2, description="ids of answer nodes")
         accept: str | None = Field(default=None, description="a condition over the finishing member's ports")

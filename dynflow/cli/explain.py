@@ -13,7 +13,8 @@ from dynflow.cli.terminal import dollars
 if TYPE_CHECKING:
     from dynflow.flow import Flow
     from dynflow.graph import CheckedGraph, NodePlan
-    from dynflow.session import Session, Visit
+    from dynflow.session import Session
+    from dynflow.visit import Visit
 
 
 @click.command("explain")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -245,3 +246,36 @@ edges:
     with pytest.raises(StreamInterrupted):
         list(graph.stream(question, stream_mode="messages"))
     assert flow.invoke("x").text == "whole"  # nobody watches: the edge falls back
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held", "live"])
+async def test_langgraph_and_a_sub_graph(held: bool, tmp_path: Path) -> None:
+    """What the outer graph holds, the inner one may still take back."""
+    (tmp_path / "inner.yaml").write_text("""
+version: 1
+nodes:
+  cloud: {type: runnable, name: cloud, role: answer}
+  sorry: {type: prompt, role: answer, template: inner sorry}
+edges:
+  - {from: start, to: cloud}
+  - {from: cloud, to: sorry, when: cloud.failed}
+  - {from: cloud, to: end}
+  - {from: sorry, to: end}
+""")
+    text = f"""
+version: 1
+nodes: {{inner: {{type: graph, uses: inner.yaml, buffer: {str(held).lower()}}}}}
+edges: [{{from: start, to: inner}}, {{from: inner, to: end}}]
+"""
+    cloud = FakeChat(replies=["one two three"], fail_with=ConnectionError("cut"), fail_after=2)
+    flow = loads(text, base=tmp_path, runnables={"cloud": cloud})
+    graph = graph_around(flow, "assistant", as_runnable=False)
+    question = {"messages": [HumanMessage("x", id="question")]}
+    if held:
+        taken = [message.text async for message, _ in graph.astream(question, stream_mode="messages")]
+        assert [each for each in taken if each] == ["inner sorry"]
+        taken = [message.text for message, _ in graph.stream(question, stream_mode="messages")]
+        assert [each for each in taken if each] == ["inner sorry"]
+    else:
+        with pytest.raises(StreamInterrupted):
+            list(graph.stream(question, stream_mode="messages"))

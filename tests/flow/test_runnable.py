@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core._api import LangChainBetaWarning
 from langchain_core.load import dumpd, dumps, load, loads
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
@@ -156,7 +157,8 @@ def test_a_flow_is_a_runnable_of_another_flow(flow: Flow) -> None:
 
 def test_a_flow_of_the_host_inside_a_sub_graph_is_on_its_own(flow: Flow, tmp_path: Path) -> None:
     (tmp_path / "inner.yaml").write_text(SLOW)
-    text = "version: 1\nnodes: {inner: {type: graph, uses: inner.yaml}}\nedges: [{from: start, to: inner}, {from: inner, to: end}]"
+    text = "version: 1\nnodes: {inner: {type: graph, uses: inner.yaml}}\n"
+    text += "edges: [{from: start, to: inner}, {from: inner, to: end}]\n"
     result = dynflow.loads(text, base=tmp_path, runnables={"work": flow}).run("x")
     assert result.trace.inner["inner"].path == ["start", "work", "end"]
     assert [entry.node for entry in result.ledger.entries] == ["inner/work"]
@@ -287,7 +289,7 @@ def test_copies(flow: Flow) -> None:
 def test_langchain_serialization(flow: Flow) -> None:
     assert dumpd(flow)["id"] == ["dynflow", "flow", "Flow"]
     text = dumps(flow)
-    with pytest.warns(Warning):  # LangChain calls its loader a beta
+    with pytest.warns(LangChainBetaWarning):
         again = loads(text, valid_namespaces=["dynflow"], allowed_objects=[Flow])
     assert isinstance(again, Flow)
     assert again.invoke("abc").text == "short abc"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +115,8 @@ async def test_async_styles_agree(shape: Shape, case: Case, tmp_path: Path) -> N
 
 
 @pytest.fixture(params=SHAPES, ids=lambda shape: shape.name)
-def shape(request: pytest.FixtureRequest) -> Iterator[Shape]:
-    yield request.param
+def shape(request: pytest.FixtureRequest) -> Shape:
+    return request.param
 
 
 def check_batch(shape: Shape, answers: list[Any], recorders: list[Recorder]) -> None:

@@ -192,9 +192,9 @@ async def test_a_failure_after_the_first_token_interrupts(options: str) -> None:
     flow = fallback(FakeChat(replies=[TEN], fail_with=ConnectionError("cut"), fail_after=2), options)
     recorder = Recorder()
     taken = []
+    stream = (taken.append(chunk.text) for chunk in flow.stream("x", {"callbacks": [recorder]}))
     with pytest.raises(StreamInterrupted, match="'cloud' broke off: cut") as caught:
-        for chunk in flow.stream("x", {"callbacks": [recorder]}):
-            taken.append(chunk.text)
+        list(stream)
     assert taken == ["one", " two"]
     assert caught.value.partial.text == "one two"
     assert isinstance(caught.value.__cause__, ConnectionError)

@@ -31,10 +31,10 @@ def test_it_counts_tokens_or_not() -> None:
 
 def test_it_fails_when_told() -> None:
     model = FakeChat(replies=["one two three"], fail_with=OSError("cut"), fail_after=2)
-    taken = []
+    taken: list[str] = []
+    stream = (taken.append(chunk.text) for chunk in model.stream("x"))
     with pytest.raises(OSError, match="cut"):
-        for chunk in model.stream("x"):
-            taken.append(chunk.text)
+        list(stream)
     assert taken == ["one", " two"]
     with pytest.raises(OSError, match="cut"):
         model.invoke("x")

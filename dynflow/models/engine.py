@@ -69,8 +69,9 @@ class Engine(ABC):
                     raise Overloaded(f"{self.name} is busy and {limit} requests wait already; raise its `queue`")
                 self._waiting.append(job)
             else:
-                # Not a daemon: a daemon that comes back from native code while Python shuts down aborts the process.
-                threading.Thread(target=self._work, args=(job,), name=f"dynflow {self.name}").start()
+                # Not a daemon, also where one asks, whose daemonhood a thread would inherit: a daemon that comes back
+                # from native code while Python shuts down aborts the process.
+                threading.Thread(target=self._work, args=(job,), name=f"dynflow {self.name}", daemon=False).start()
                 self._busy = True
 
     def cancel(self, job: Job) -> None:

@@ -249,8 +249,10 @@ def test_a_real_model_answers_and_keeps_its_log_to_itself(write):
 
 @needs_model
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_ctrl_c_in_mid_generation(write):
-    graph = write("local.yaml", LOCAL.replace(", system: You are a helpful assistant.", ""))  # it would be brief
+@pytest.mark.parametrize("limits", ["", "limits: {timeout: 90s}\n"])  # with a deadline nodes run in other threads
+def test_ctrl_c_in_mid_generation(write, limits):
+    text = LOCAL.replace(", system: You are a helpful assistant.", "")  # it would be brief
+    graph = write("local.yaml", text + limits)
     command = [sys.executable, "-m", "dynflow", "run", graph, "Count from 1 to 1000, in words.", "--stream"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout is not None

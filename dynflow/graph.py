@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -102,22 +102,24 @@ class CheckedGraph:
     @cached_property
     def closable(self) -> frozenset[str]:
         """Nodes that may be closed for a request: they have a model, or lead only to such nodes."""
-        found: set[str] = set()
-        for name in reversed(self.order):
-            if name not in (START, END) and (
-                self.models_at(name) or all(way.target in found for way in self.ways[name])
-            ):
-                found.add(name)
-        return frozenset(found)
+        return self.closed_where(lambda model: True)
 
-    def models_at(self, name: str) -> tuple[str, ...]:
-        """The models of which a request must suit at least one to come to this node; none where any request may.
+    def closed_where(self, lacks: Callable[[str], bool]) -> frozenset[str]:
+        """Nodes that a request cannot go to: `lacks(model)`, or every way on from there is closed.
 
-        A group is no obstacle while one of its members needs no model.
+        Members of groups too; a group is closed with its last member, one that needs them all with its first.
         """
-        plan = self.nodes[name]
-        models = [self.nodes[member].model for member in plan.members] or [plan.model]
-        return () if None in models else tuple(model for model in models if model is not None)
+        closed = {name for name, plan in self.nodes.items() if plan.model is not None and lacks(plan.model)}
+        for name in reversed(self.order):
+            if name in (START, END):
+                continue
+            members = [self.nodes[member] for member in self.nodes[name].members]
+            lost = [member.id in closed for member in members]
+            if self.nodes[name].cls.all_members_succeed:
+                lost = [any(member.id in closed and member.common.on_failure is None for member in members)]
+            if (lost and all(lost)) or all(way.target in closed for way in self.ways[name]):
+                closed.add(name)
+        return frozenset(closed)
 
 
 def to_digraph(nodes: Mapping[str, NodePlan], ways: Mapping[str, tuple[Way, ...]]) -> nx.MultiDiGraph[str]:
@@ -259,10 +261,11 @@ def _check_cycles(source: Source, digraph: nx.MultiDiGraph[str]) -> bool:
         if not inside:
             continue
         found = True
-        cycle = [edge[0] for edge in nx.find_cycle(digraph.subgraph(component))]
-        shown = cycle if len(cycle) <= 10 else [*cycle[:8], "…", cycle[-1]]
-        text = f"the edges run in a circle: {' → '.join([*shown, cycle[0]])}; a second try is a second node"
-        source.report("cycle", text, ("edges", max(way.index for way in inside)))
+        last = max(inside, key=lambda way: way.index)
+        circle = [last.source, *nx.shortest_path(digraph, last.target, last.source)]
+        shown = circle if len(circle) <= 10 else [*circle[:8], "…", circle[-1]]
+        text = f"the edges run in a circle: {' → '.join(shown)}; a second try is a second node"
+        source.report("cycle", text, ("edges", last.index))
     return found
 
 

@@ -33,7 +33,7 @@ from dynflow.node import Call, Member, Node
 from dynflow.request import Request
 from dynflow.trace import METADATA_KEY, FlowResult, Trace, Visited
 from dynflow.visit import Completed, Enclosing, Visit
-from dynflow.walk import Decision, State, Walk, closed_nodes
+from dynflow.walk import Decision, State, Walk
 
 _UNBILLED = frozenset({"auth", "invalid", "rate_limit", "budget"})
 """Failures after which upstream surely billed nothing."""
@@ -89,7 +89,8 @@ class Session:
                 f"the request has about {request.tokens:,} tokens; "
                 f"limits.max_input_tokens is {limits.max_input_tokens:,}"
             )
-        self.walk = Walk(graph, self._outside, self._closed())
+        self.closed = self._closed_nodes()
+        self.walk = Walk(graph, self._outside, self.closed)
         self.trace = Trace(graph.spec.name or "graph")
         self.ledger = Ledger(baseline=graph.spec.baseline)
         self._values: dict[str, Any] = {}
@@ -119,7 +120,7 @@ class Session:
                 return value
         return None
 
-    def _closed(self) -> frozenset[str]:
+    def _closed_nodes(self) -> frozenset[str]:
         request = self.request
 
         def lacks(model: str) -> bool:
@@ -133,7 +134,7 @@ class Session:
 
         if not any(lacks(model) for model in self.graph.spec.models):
             return frozenset()
-        return closed_nodes(self.graph, lacks)
+        return self.graph.closed_where(lacks)
 
     # The way
 
@@ -198,6 +199,8 @@ class Session:
         """What the node gets to see. Raises where its options do not resolve, or its time is up already."""
         if visit.time_limit <= 0:
             raise visit.expired()
+        if visit.node_id in self.closed:  # a group's member; the walk goes to no such node
+            raise NoEligibleAnswer(f"the model of {visit.node_id!r} cannot take what this request holds")
         options = visit.plan.options
         try:
             if visit.plan.has_references:

@@ -148,15 +148,3 @@ class Walk:
                 if isinstance(value, str) and len(value) > _LONGEST_LABEL:
                     continue
                 values[".".join((port.owner, *port.path))] = value
-
-
-def closed_nodes(graph: CheckedGraph, lacks: Callable[[str], bool]) -> frozenset[str]:
-    """Nodes that a request cannot go to: `lacks(model)`, or every way on from there is closed."""
-    closed: set[str] = set()
-    for name in reversed(graph.order):
-        if name in (START, END):
-            continue
-        models = graph.models_at(name)
-        if (models and all(map(lacks, models))) or all(way.target in closed for way in graph.ways[name]):
-            closed.add(name)
-    return frozenset(closed)

@@ -717,6 +717,49 @@ edges:
     models=small_and_large,
 )
 
+shape(
+    "a member that cannot take the request is not asked",
+    SEEING
+    + f"""
+nodes:
+  first: {{type: race, of: [local, cloud]}}
+  local: {{type: chat, model: small}}
+  cloud: {{type: chat, model: large}}
+  quick: {canned("quick")}
+edges:
+  - {{from: start, to: first}}
+  - {{from: first, to: quick, when: first.failed}}
+  - {{from: first, to: quick, when: first.winner == 'local'}}
+  - {{from: first, to: end}}
+  - {{from: quick, to: end}}
+""",
+    Case("easy", "first quick end", "quick"),
+    Case(IMAGE, "first end", "large: what is it?"),
+    models=lambda: small_and_large(delay=0.05),
+)
+shape(
+    "a parallel group needs all its members",
+    SEEING
+    + f"""
+nodes:
+  both: {{type: parallel, of: [one, two]}}
+  one: {{type: chat, model: small, role: signal}}
+  two: {{type: chat, model: large, role: signal}}
+  done: {canned("done")}
+  other: {canned("other")}
+edges:
+  - {{from: start, to: both, when: input.tokens > 0}}
+  - {{from: start, to: other}}
+  - {{from: both, to: other, when: both.failed}}
+  - {{from: both, to: done}}
+  - {{from: done, to: end}}
+  - {{from: other, to: end}}
+""",
+    Case("easy", "both done end", "done"),
+    Case(IMAGE, "other end", "other"),
+    models=small_and_large,
+)
+
 # Money
 
 PRICED = """

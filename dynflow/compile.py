@@ -167,7 +167,7 @@ def _warn(source: Source, spec: GraphSpec, nodes: Mapping[str, NodePlan], ways: 
         for reference in plan.options.references().values():
             if isinstance(reference, Reference):
                 read |= {port for owner, port in reference.targets if owner == "params"}
-    for param in spec.params.keys() - read:
+    for param in (name for name in spec.params if name not in read):
         text = f"nothing reads the param {param!r}: remove it, or read params.{param} in an edge or option"
         source.report("unused", text, ("params", param), key=True, severity="warning")
     kinds = {plan.answer_type for plan in nodes.values() if plan.role == "answer"} - {object}

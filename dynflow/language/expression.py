@@ -151,7 +151,12 @@ def parse_expression(text: str, *, bare: str | None = None) -> Term:
         ) from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise ExpressionError("expression_syntax", f"this is no condition: {error}") from None
-    return _Parser(text.strip(), indent, bare).term(tree.body, 0)
+    parser = _Parser(text.strip(), indent, bare)
+    term = parser.term(tree.body, 0)
+    behind = text.find("#", sum(parser.place(tree.body)))
+    if behind >= 0:
+        raise ExpressionError("expression_syntax", "a condition holds no comment: move it behind the edge", behind)
+    return term
 
 
 def _syntax_hint(text: str) -> str:
@@ -168,15 +173,16 @@ def _syntax_hint(text: str) -> str:
 class _Parser:
     def __init__(self, text: str, indent: int, bare: str | None) -> None:
         self.text = text
+        self.data = text.encode()
         self.indent = indent
         self.bare = bare
         self.terms = 0
 
     def place(self, node: ast.expr) -> tuple[int, int]:
         """Offset and length in characters; `ast` counts bytes."""
-        data = self.text.encode()
-        begin = len(data[: node.col_offset].decode(errors="ignore"))
-        end = len(data[: node.end_col_offset or node.col_offset].decode(errors="ignore"))
+        begin, end = node.col_offset, node.end_col_offset or node.col_offset
+        if len(self.data) > len(self.text):
+            begin, end = (len(self.data[:offset].decode(errors="ignore")) for offset in (begin, end))
         return begin + self.indent, max(1, end - begin)
 
     def fail(self, code: str, text: str, node: ast.expr) -> ExpressionError:

@@ -22,6 +22,7 @@ _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _ANCHOR = re.compile(r"&\S+\s+")
 _UNQUOTED_REFERENCE = re.compile(r"[{\[][^'\"]*\$\{")
+_MOST_DUPLICATES = 100
 _LONGEST_HINTED = 1_000
 _WHEN = "a `when` with , [ ] { } # or ': ', or beginning with a quote, ! or *, must be quoted"
 _CONSTANTS: dict[str, Any] = {
@@ -225,11 +226,15 @@ def _pairs(tree: _Tree, source: Source, count: list[int], depth: int = 0) -> lis
     if depth > MAX_DEPTH:
         _refuse(source, "too_deep", f"merged more than {MAX_DEPTH} levels deep: write the keys out", tree.place)
     seen: dict[str, tuple[str, Place, _Tree]] = {}
+    duplicates = 0
     for name, place, item in tree.pairs or ():
         if name in seen:
             _, first, other = seen[name]
             text = f"{name!r} is given twice (first in line {first.line}): keep one, or join them"
             source.report_at("duplicate_key", text, place)
+            duplicates += 1
+            if duplicates > _MOST_DUPLICATES:
+                raise Unreadable
             item = _joined(other, item)
         seen[name] = (name, seen[name][1] if name in seen else place, item)
     for merged in (item for place, value in tree.merged for item in _merge_sources(source, value, place)):
@@ -263,17 +268,9 @@ def _when_hint(source: Source, place: Place) -> str:
 
 
 def _report_syntax(source: Source, error: yaml.YAMLError) -> None:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).split("\n", 1)[0]
-    place = Place(mark.line + 1, mark.column + 1) if mark else Place()
     context = getattr(error, "context_mark", None)
-    if context is not None and place.line >= len(
-        source.lines
-    ):  # not closed: where it was opened says more than the end
-        place = Place(context.line + 1, context.column + 1)
-    if mark is None and isinstance(getattr(error, "position", None), int):
-        before = source.text[: error.position]  # type: ignore[attr-defined]
-        place = Place(before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
+    place = _syntax_place(source, error)
     first = min(context.line if context else place.line - 1, max(0, place.line - 2))
     # The lines that may be at fault. Very long ones get no hint: looking for its cause could take long.
     suspects = [
@@ -282,9 +279,10 @@ def _report_syntax(source: Source, error: yaml.YAMLError) -> None:
         if len(line) <= _LONGEST_HINTED
     ]
     for number, line in suspects:
-        if _UNQUOTED_REFERENCE.search(line):
+        unquoted = _UNQUOTED_REFERENCE.search(line)
+        if unquoted is not None:
             text = "inside {…} or […] YAML cannot hold an unquoted ${…}: use block style, or quote it"
-            source.report_at("flow_reference", text, Place(number, line.index("${") + 1, 2))
+            source.report_at("flow_reference", text, Place(number, unquoted.end() - 1, 2))
             return
     if "control characters" in what or "special characters" in what:
         what = f"{what}; remove the character"
@@ -293,3 +291,19 @@ def _report_syntax(source: Source, error: yaml.YAMLError) -> None:
     if any("when:" in line for _, line in suspects):
         what = f"{what}; {_WHEN}"
     source.report_at("syntax", f"this is not YAML: {what}", place)
+
+
+def _syntax_place(source: Source, error: yaml.YAMLError) -> Place:
+    """Where the YAML reader stumbled; of what is never closed, where it was opened."""
+    context = getattr(error, "context_mark", None)
+    mark = getattr(error, "problem_mark", None) or context
+    if mark is None:
+        position = getattr(error, "position", None)
+        before = Source(source.text[: position if isinstance(position, int) else 0]).lines
+        return Place(len(before), len(before[-1]) + 1)
+    last = len(source.lines)
+    if context is not None and mark.line + 1 >= last:
+        mark = context
+    if mark.line >= last:  # the reader adds a line break at the end
+        return Place(last, len(source.lines[-1]) + 1)
+    return Place(mark.line + 1, mark.column + 1)

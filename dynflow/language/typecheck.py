@@ -50,7 +50,11 @@ def resolve_port(term: Port, owners: Mapping[str, Mapping[str, PortType]]) -> Po
     if port.kind == "any" or (port.kind == "record" and port.fields is None):
         return any_type()
     if port.kind != "record" or port.fields is None:
-        raise ExpressionError("unknown_port", f"{term.owner}.{name} is {port} and has no field {term.path[1]!r}: write {term.owner}.{name}", *at)
+        raise ExpressionError(
+            "unknown_port",
+            f"{term.owner}.{name} is {port} and has no field {term.path[1]!r}: write {term.owner}.{name}",
+            *at,
+        )
     if term.path[1] not in port.fields:
         hint = did_you_mean(term.path[1], port.fields)
         raise ExpressionError("unknown_port", f"{term.path[1]!r} is no field of {term.owner}.{name}{hint}", *at)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 LIMIT = 256 * 1024 - 200
 """Bytes of a text that is just within the limit."""
 MODELS = "version: 1\nmodels: {m: {provider: host}}\n"
-SOUND = MODELS + "nodes:\n  a: {type: chat, model: m}\nedges:\n  - {from: start, to: a}\n  - {from: a, to: end}\n"
+SOUND = MODELS + "nodes:\n  a: {type: chat, model: m}\nedges:\n- {from: start, to: a}\n- {from: a, to: end}\n"
 
 Text = str | bytes
 
@@ -38,9 +38,7 @@ def bombs() -> Iterator[tuple[str, Text]]:
         lines += [f"x-{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, 40)]
         yield f"list bomb {width}", "version: 1\n" + "\n".join(lines)
         lines = ["x-0: &a0 {k: v}"]
-        lines += [
-            f"x-{n}: &a{n} {{{', '.join(f'k{key}: *a{n - 1}' for key in range(width))}}}" for n in range(1, 40)
-        ]
+        lines += [f"x-{n}: &a{n} {{{', '.join(f'k{key}: *a{n - 1}' for key in range(width))}}}" for n in range(1, 40)]
         yield f"mapping bomb {width}", "version: 1\n" + "\n".join(lines)
         for start in ("{}", "{k: v}"):
             lines = [f"x-0: &a0 {start}"]
@@ -89,10 +87,28 @@ def scalars() -> Iterator[tuple[str, Text]]:
     yield "huge exponent", "version: 1e" + "9" * 60
     yield "huge float", filled("0", "version: 1.", "1")
     yield "many zeros", filled("0", "version: ")
-    for value in ("1e999", "-1e999", ".inf", "-.inf", ".nan", "1e-999", "0x", "0o8", "+", "-", ".", "1_000", "12:30", "1.2.3"):
+    for value in (
+        "1e999",
+        "-1e999",
+        ".inf",
+        "-.inf",
+        ".nan",
+        "1e-999",
+        "0x",
+        "0o8",
+        "+",
+        "-",
+        ".",
+        "1_000",
+        "12:30",
+        "1.2.3",
+    ):
         yield f"version {value}", f"version: {value}\n"
         yield f"param {value}", SOUND.replace("nodes:", f"params: {{p: {value}}}\nnodes:")
-        yield f"bounds {value}", SOUND.replace("nodes:", f"params: {{p: {{default: 1, min: {value}, max: {value}}}}}\nnodes:")
+        yield (
+            f"bounds {value}",
+            SOUND.replace("nodes:", f"params: {{p: {{default: 1, min: {value}, max: {value}}}}}\nnodes:"),
+        )
         yield f"limit {value}", SOUND.replace("nodes:", f"limits: {{usd_per_day: {value}, timeout: {value}s}}\nnodes:")
     yield "huge duration", SOUND.replace("model: m}\n", "model: m, timeout: " + "9" * 5_000 + "s}\n")
     yield "huge literal block", filled("  line\n", "name: |\n")
@@ -116,7 +132,7 @@ def bytes_of_all_kinds() -> Iterator[tuple[str, Text]]:
     yield "surrogate bytes", b"name: \xed\xa0\x80"
     yield "lone surrogate", "name: \ud800"
     yield "escaped surrogate", 'name: "\\ud800"'
-    yield "escaped surrogate in a condition", SOUND.replace("to: a}", 'to: a, when: "input == \'\\ud800\'"}')
+    yield "escaped surrogate in a condition", SOUND.replace("to: a}", "to: a, when: \"input == '\\ud800'\"}")
     yield "escaped nul in a condition", SOUND.replace("to: a}", 'to: a, when: "input == \\"\\0\\""}')
     yield "escaped nul as id", SOUND.replace("  a:", '  "\\0":')
     yield "beyond unicode", 'name: "\\UFFFFFFFF"'
@@ -138,10 +154,26 @@ def bytes_of_all_kinds() -> Iterator[tuple[str, Text]]:
 
 def tags_and_directives() -> Iterator[tuple[str, Text]]:
     """Tags, directives, documents."""
-    kinds = ("object:os.system", "object/apply:os.system", "object/new:os.system", "name:os.system", "module:os", "tuple")
+    kinds = (
+        "object:os.system",
+        "object/apply:os.system",
+        "object/new:os.system",
+        "name:os.system",
+        "module:os",
+        "tuple",
+    )
     for kind in kinds:
         yield f"python/{kind}", f"x: !!python/{kind} [id]"
-    for tag in ("!!binary aGk=", "!!set {a}", "!!timestamp 2001-01-01", "!!int '3'", "!!merge x", "!<tag:x> y", "! y", "!h!x y"):
+    for tag in (
+        "!!binary aGk=",
+        "!!set {a}",
+        "!!timestamp 2001-01-01",
+        "!!int '3'",
+        "!!merge x",
+        "!<tag:x> y",
+        "! y",
+        "!h!x y",
+    ):
         yield f"tag {tag}", f"version: {tag}\n"
     yield "many tags", filled("- !a b\n")
     yield "tag handle", "%TAG ! tag:evil,2000:\n---\nversion: !x 1\n"
@@ -160,48 +192,131 @@ def sections() -> Iterator[tuple[str, Text]]:
     yield "many keys", numbered("k#: 1\n")
     yield "one key many times", filled("k: 1\n")
     yield "many x- keys", numbered("x-#: 1\n", SOUND)
+    yield "one list many times", filled("k: [1]\n")
     yield "sections twice", SOUND * 2
     yield "sections very often", filled(SOUND)
     yield "many params", numbered("  p#: 1\n", SOUND + "params:\n", most=15_000)
     yield "many faulty params", numbered("  P#: 1\n", SOUND + "params:\n", most=15_000)
     yield "many models", numbered("  m#: {provider: host}\n", "version: 1\nmodels:\n")
-    yield "many faulty models", numbered("  m#: {provider: hots}\n", SOUND.replace("models: {m: {provider: host}}", "models:\n  m: {provider: host}"))
-    yield "many unknown options", numbered("k#: 1, ", SOUND.replace("model: m}", "model: m, "), "}", 15_000)
+    yield (
+        "many faulty models",
+        SOUND.replace(
+            "{m: {provider: host}}", "\n  m: {provider: host}\n" + numbered("  m#: {provider: hots}\n", most=6_000)
+        ),
+    )
+    yield "many unknown options", SOUND.replace("model: m}", "model: m, " + numbered("k#: 1, ", most=15_000) + "}")
     yield "many nodes, no edges", numbered("  n#: {type: chat, model: m}\n", MODELS + "nodes:\n") + "edges: []\n"
-    yield "many unknown types", numbered("  n#: {type: x#}\n", MODELS + "nodes:\n") + "edges:\n- {from: start, to: n0}\n"
+    yield (
+        "many unknown types",
+        numbered("  n#: {type: x#}\n", MODELS + "nodes:\n") + "edges:\n- {from: start, to: n0}\n",
+    )
     nodes = "  n#: {type: prompt, template: x, role: answer}\n"
     chain = numbered(nodes, MODELS + "nodes:\n", most=2_400)
-    yield "chain", chain + "edges:\n- {from: start, to: n0}\n" + numbered("- {from: n#, to: n@}\n", most=2_399) + "- {from: n2399, to: end}\n"
-    yield "circle", chain + "edges:\n- {from: start, to: n0}\n" + numbered("- {from: n#, to: n@}\n", most=2_399) + "- {from: n2399, to: n0}\n"
+    yield (
+        "chain",
+        chain
+        + "edges:\n- {from: start, to: n0}\n"
+        + numbered("- {from: n#, to: n@}\n", most=2_399)
+        + "- {from: n2399, to: end}\n",
+    )
+    yield (
+        "circle",
+        chain
+        + "edges:\n- {from: start, to: n0}\n"
+        + numbered("- {from: n#, to: n@}\n", most=2_399)
+        + "- {from: n2399, to: n0}\n",
+    )
     signals = numbered("  n#: {type: chat, model: m, role: signal}\n", MODELS + "nodes:\n", most=2_200)
-    yield "chain of signals", signals + "edges:\n- {from: start, to: n0}\n" + numbered("- {from: n#, to: n@}\n", most=2_199) + "- {from: n2199, to: end}\n"
+    yield (
+        "chain of signals",
+        signals
+        + "edges:\n- {from: start, to: n0}\n"
+        + numbered("- {from: n#, to: n@}\n", most=2_199)
+        + "- {from: n2199, to: end}\n",
+    )
     yield "lonely nodes", chain + "edges:\n- {from: start, to: n0}\n- {from: n0, to: end}\n"
     readers = "  n@:\n    type: prompt\n    template: '{x}'\n    with:\n      x: ${n#.text}\n    role: answer\n"
     reading = numbered(readers, MODELS + "nodes:\n  n0: {type: prompt, template: x, role: answer}\n", most=1_700)
-    yield "chain of readers", reading + "edges:\n- {from: start, to: n0}\n" + numbered("- {from: n#, to: n@}\n", most=1_700) + "- {from: n1700, to: end}\n"
+    yield (
+        "chain of readers",
+        reading
+        + "edges:\n- {from: start, to: n0}\n"
+        + numbered("- {from: n#, to: n@}\n", most=1_700)
+        + "- {from: n1700, to: end}\n",
+    )
     yield "edges to nowhere", numbered("- {from: x#, to: y#}\n", SOUND, most=6_000)
     yield "edges between two", SOUND + "- {from: a, to: end, when: a.ok}\n" * 4_500
     yield "edges without keys", filled("- {}\n", SOUND)[:90_000]
     yield "edges of text", filled("- x\n", SOUND)[:60_000]
     yield "edges to many unknown nodes", chain + "edges:\n" + numbered("- {from: n#, to: x#}\n", most=2_400)
-    yield "a wide group", chain + "  g: {type: race, of: [" + numbered("n#, ", most=2_400) + "]}\nedges:\n- {from: start, to: g}\n- {from: g, to: end}\n"
-    yield "a group of nobody", SOUND.replace("edges:", "  g: {type: race, of: [" + numbered("x#, ", most=15_000) + "]}\nedges:")
+    yield (
+        "a wide group",
+        chain
+        + "  g: {type: race, of: ["
+        + numbered("n#, ", most=2_400)
+        + "]}\nedges:\n- {from: start, to: g}\n- {from: g, to: end}\n",
+    )
+    yield (
+        "a group of nobody",
+        SOUND.replace("edges:", "  g: {type: race, of: [" + numbered("x#, ", most=15_000) + "]}\nedges:"),
+    )
     yield "a group of one, often", SOUND.replace("edges:", "  g: {type: race, of: [" + "a, " * 15_000 + "]}\nedges:")
     yield "many labels", SOUND.replace("model: m}", "model: m, labels: [" + numbered("l#, ", most=15_000) + "]}")
-    yield "many ports", SOUND.replace("{type: chat, model: m}", "{type: runnable, name: f, role: answer, ports: {" + numbered("p#: string, ", most=8_000) + "}}")
-    yield "a long template", SOUND.replace("{type: chat, model: m}", "{type: prompt, role: answer, template: '" + "{x}" * 60_000 + "'}")
-    yield "many placeholders", SOUND.replace("{type: chat, model: m}", "{type: prompt, role: answer, template: '" + numbered("{x#}", most=20_000) + "'}")
-    yield "many braces", SOUND.replace("{type: chat, model: m}", "{type: prompt, role: answer, template: '" + "{" * 200_001 + "'}")
-    yield "a long reference", SOUND.replace("{type: chat, model: m}", "\n    type: chat\n    model: m\n    system: ${" + "a.text ?? " * 20_000 + "input.text}")
-    yield "a blank reference", SOUND.replace("{type: chat, model: m}", "\n    type: chat\n    model: m\n    system: '${" + " " * 200_000 + "'")
-    yield "a regex in a reference", SOUND.replace("{type: chat, model: m}", "\n    type: chat\n    model: m\n    system: ${" + "a_" * 100_000 + "!}")
+    yield (
+        "many ports",
+        SOUND.replace(
+            "{type: chat, model: m}",
+            "{type: runnable, name: f, role: answer, ports: {" + numbered("p#: string, ", most=8_000) + "}}",
+        ),
+    )
+    yield (
+        "a long template",
+        SOUND.replace("{type: chat, model: m}", "{type: prompt, role: answer, template: '" + "{x}" * 60_000 + "'}"),
+    )
+    yield (
+        "many placeholders",
+        SOUND.replace(
+            "{type: chat, model: m}", "{type: prompt, role: answer, template: '" + numbered("{x#}", most=20_000) + "'}"
+        ),
+    )
+    yield (
+        "many braces",
+        SOUND.replace("{type: chat, model: m}", "{type: prompt, role: answer, template: '" + "{" * 200_001 + "'}"),
+    )
+    yield (
+        "a long reference",
+        SOUND.replace(
+            "{type: chat, model: m}",
+            "\n    type: chat\n    model: m\n    system: ${" + "a.text ?? " * 20_000 + "input.text}",
+        ),
+    )
+    yield (
+        "a blank reference",
+        SOUND.replace(
+            "{type: chat, model: m}", "\n    type: chat\n    model: m\n    system: '${" + " " * 200_000 + "'"
+        ),
+    )
+    yield (
+        "a regex in a reference",
+        SOUND.replace(
+            "{type: chat, model: m}", "\n    type: chat\n    model: m\n    system: ${" + "a_" * 100_000 + "!}"
+        ),
+    )
     schema = "{type: object, required: [" + numbered("[#], ", most=6_000) + "]}"
     yield "a schema of lists", SOUND.replace("model: m}", f"model: m, output: {schema}}}")
     yield "a deep schema", SOUND.replace("model: m}", "model: m, output: " + "{not: " * 18 + "{}" + "}" * 18 + "}")
     yield "a schema of its own", SOUND.replace("model: m}", "model: m, output: {$schema: [1], type: object}}")
     yield "a schema by reference", SOUND.replace("model: m}", "model: m, output: {$ref: 'http://127.0.0.1:9/x'}}")
     yield "a schema with a regex", SOUND.replace("model: m}", "model: m, output: {pattern: '(a+)+(', type: string}}")
-    yield "a schema, old and mixed", SOUND.replace("model: m}", "model: m, output: {$schema: 'http://json-schema.org/draft-04/schema#', enum: [" + numbered("{a: #}, ", most=5_000) + "]}}")
+    yield (
+        "a schema, old and mixed",
+        SOUND.replace(
+            "model: m}",
+            "model: m, output: {$schema: 'http://json-schema.org/draft-04/schema#', enum: ["
+            + numbered("{a: #}, ", most=5_000)
+            + "]}}",
+        ),
+    )
 
 
 def conditions() -> Iterator[tuple[str, Text]]:
@@ -227,8 +342,8 @@ def conditions() -> Iterator[tuple[str, Text]]:
         "walrus": "(x := 1) == 1",
         "import": "__import__('os').system('id') == 0",
         "classes": "a.__class__.__mro__ == 1",
-        "unicode names": "ａ.ok and a.ｏｋ",
-        "unicode underscore": "a.＿＿class＿＿ == 1",
+        "unicode names": "\uff41.ok and a.\uff4f\uff4b",
+        "unicode underscore": "a.\uff3f\uff3fclass\uff3f\uff3f == 1",
         "f-string": "f'{a}' == 'x'",
         "bytes": "b'x' == b'x'",
         "complex": "1j == 1j",
@@ -250,7 +365,7 @@ def conditions() -> Iterator[tuple[str, Text]]:
     }
     for name, text in texts.items():
         quoted = '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\r", "\\r") + '"'
-        yield f"condition: {name}", SOUND.replace("to: end}", f"to: end, when: {quoted}}}\n  - {{from: a, to: end}}")
+        yield f"condition: {name}", SOUND.replace("to: end}", f"to: end, when: {quoted}}}\n- {{from: a, to: end}}")
     many = " or ".join(["a.tokens > 1"] * 100)
     yield "many long conditions", SOUND + f"- {{from: a, to: end, when: '{many}'}}\n" * 150
     deep = "(" * 38 + "a.ok" + " or a.ok)" * 38
@@ -259,7 +374,30 @@ def conditions() -> Iterator[tuple[str, Text]]:
 
 def syntax() -> Iterator[tuple[str, Text]]:
     """Errors on long lines, where looking for the cause could take long."""
-    for unit in ("[", "{", "${", "{${", "[ ", "${}", "{a: ", "'", '"', "&", "*", "!", ", ", ": ", "? ", "- ", "| ", "> ", "%", "@", "`", "#"):
+    for unit in (
+        "[",
+        "{",
+        "${",
+        "{${",
+        "[ ",
+        "${}",
+        "{a: ",
+        "'",
+        '"',
+        "&",
+        "*",
+        "!",
+        ", ",
+        ": ",
+        "? ",
+        "- ",
+        "| ",
+        "> ",
+        "%",
+        "@",
+        "`",
+        "#",
+    ):
         yield f"line of {unit!r}", filled(unit)
         yield f"plain line of {unit!r}", filled(unit, "name: x", "\n: : :\n")
     yield "blanks before a reference", "x: {a:" + " " * 200_000 + "${b}}"

@@ -15,8 +15,8 @@ from tests.language.corpus import FILES, FOLDER, expected, problems
 
 ROOT = Path(__file__).parents[2]
 _MEND = re.compile(
-    r"did you mean|expected one of|is none of|there are|is missing|at most|(below|above) its|are for|can have|below that|"
-    r"a second try|fine for|looks into|fold it|"
+    r"did you mean|expected one of|is none of|there are|is missing|at most|(below|above) its|are for|can have|"
+    r"below that|a second try|fine for|looks into|fold it|"
     r"\b(rename|write|add|use|give|remove|must|takes?|needs?|choose|quote|belongs?|leave|compare|name|end|export|split|"
     r"move|route|should be|keep|sort|flatten|correct|read|save|set)\b"
 )

@@ -46,9 +46,8 @@ def input_key(value: str) -> str:
     return identifier(value)
 
 
-_NAME_SCHEMA = Field(json_schema_extra={"pattern": f"^{IDENTIFIER.pattern}$"})
-Identifier = Annotated[str, AfterValidator(identifier), _NAME_SCHEMA]
-InputKey = Annotated[str, AfterValidator(input_key), _NAME_SCHEMA]
+Identifier = Annotated[str, AfterValidator(identifier)]
+InputKey = Annotated[str, AfterValidator(input_key)]
 
 
 def _scalar(value: Any) -> Any:

@@ -99,6 +99,8 @@ _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
 
 def holds(kind: str, value: Any) -> bool:
     """Whether a value is of a declarable kind; kinds without a plain Python type hold anything."""
+    if kind in ("image", "audio"):  # bytes, a path or URL, a content block, an array: any form but a plain number
+        return value is not None and not isinstance(value, (bool, int, float))
     wanted = _PYTHON_TYPES.get(kind)
     if wanted is None:
         return True

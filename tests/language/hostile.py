@@ -13,6 +13,10 @@ SOUND = MODELS + "nodes:\n  a: {type: chat, model: m}\nedges:\n- {from: start, t
 
 Text = str | bytes
 
+ODD_NUMBERS = "1e999 -1e999 .inf -.inf .nan 1e-999 0x 0o8 + - . 1_000 12:30 1.2.3"
+UNITS = "[~{~${~{${~[ ~${}~{a: ~'~\"~&~*~!~, ~: ~? ~- ~| ~> ~%~@~`~#"
+"""What a line of nothing else may be made of."""
+
 
 def filled(unit: str, head: str = "", tail: str = "") -> str:
     """The unit as often as fits into a file."""
@@ -87,22 +91,7 @@ def scalars() -> Iterator[tuple[str, Text]]:
     yield "huge exponent", "version: 1e" + "9" * 60
     yield "huge float", filled("0", "version: 1.", "1")
     yield "many zeros", filled("0", "version: ")
-    for value in (
-        "1e999",
-        "-1e999",
-        ".inf",
-        "-.inf",
-        ".nan",
-        "1e-999",
-        "0x",
-        "0o8",
-        "+",
-        "-",
-        ".",
-        "1_000",
-        "12:30",
-        "1.2.3",
-    ):
+    for value in ODD_NUMBERS.split():
         yield f"version {value}", f"version: {value}\n"
         yield f"param {value}", SOUND.replace("nodes:", f"params: {{p: {value}}}\nnodes:")
         yield (
@@ -374,30 +363,7 @@ def conditions() -> Iterator[tuple[str, Text]]:
 
 def syntax() -> Iterator[tuple[str, Text]]:
     """Errors on long lines, where looking for the cause could take long."""
-    for unit in (
-        "[",
-        "{",
-        "${",
-        "{${",
-        "[ ",
-        "${}",
-        "{a: ",
-        "'",
-        '"',
-        "&",
-        "*",
-        "!",
-        ", ",
-        ": ",
-        "? ",
-        "- ",
-        "| ",
-        "> ",
-        "%",
-        "@",
-        "`",
-        "#",
-    ):
+    for unit in UNITS.split("~"):
         yield f"line of {unit!r}", filled(unit)
         yield f"plain line of {unit!r}", filled(unit, "name: x", "\n: : :\n")
     yield "blanks before a reference", "x: {a:" + " " * 200_000 + "${b}}"

@@ -252,14 +252,14 @@ class Naive:
         return False if False in links else UNKNOWN if UNKNOWN in links else True
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(conditions, states)
 def test_same_as_a_naive_evaluator(text: str, states: dict[str, Any]) -> None:
     found = compile_expression(parse_expression(text))(lambda owner, port: read(states, owner, port))
     assert found is Naive(states).value(text)
 
 
-@settings(max_examples=2_000, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(conditions, states)
 def test_facts_are_sound(text: str, states: dict[str, Any]) -> None:
     """Where a condition is true, what it proves is so; likewise where it is false."""

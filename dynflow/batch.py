@@ -15,6 +15,7 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 
 from dynflow.errors import NodeFailed
+from dynflow.errors import InputError, StreamInterrupted
 from dynflow.graph import CheckedGraph
 from dynflow.language.spec import START
 from dynflow.node import Call, Output
@@ -24,6 +25,8 @@ from dynflow.trace import FlowResult
 from dynflow.visit import Completed, Visit
 
 Result = FlowResult[Any] | Exception
+Ended = Completed | StreamInterrupted
+"""How a visit of a batch ended: an answer that broke off while an observer passed it on ends its request."""
 _THREADS = 16
 """Requests that run side by side where the caller sets no `max_concurrency`."""
 
@@ -82,9 +85,13 @@ class _Jobs:
         assert isinstance(runner, Runner)
         return runner
 
-    def completed(self, group: Sequence[tuple[int, Visit]], done: Sequence[Completed]) -> None:
+    def completed(self, group: Sequence[tuple[int, Visit]], done: Sequence[Ended]) -> None:
         for (job, visit), each in zip(group, done, strict=True):
             runner = self.runner(job)
+            if isinstance(each, StreamInterrupted):
+                self.results[job] = each
+                self.schedule.arrive(job, None)
+                continue
             runner.session.complete(visit, each)
             self._move(job, runner)
 
@@ -102,13 +109,19 @@ class _Jobs:
 _UNFINISHED = RuntimeError("the request was not finished")
 
 
+def _slots(max_concurrency: int | None, default: int) -> int:
+    if max_concurrency is not None and max_concurrency < 1:
+        raise InputError(f"max_concurrency is at least 1, not {max_concurrency}")
+    return max_concurrency or default
+
+
 def batch_sessions(
     graph: CheckedGraph, runners: Sequence[Runner | Exception], max_concurrency: int | None
 ) -> list[Result]:
     """Walk all requests; results in their order, an exception where one failed."""
     jobs = _Jobs(graph, runners)
-    running: dict[Future[list[Completed]], list[tuple[int, Visit]]] = {}
-    slots = max_concurrency or _THREADS
+    running: dict[Future[Sequence[Ended]], list[tuple[int, Visit]]] = {}
+    slots = _slots(max_concurrency, _THREADS)
     pool = ThreadPoolExecutor(slots)
     try:
         while True:
@@ -135,8 +148,8 @@ async def abatch_sessions(
 ) -> list[Result]:
     """The same, async."""
     jobs = _Jobs(graph, runners)
-    running: dict[asyncio.Task[list[Completed]], list[tuple[int, Visit]]] = {}
-    slots = max_concurrency or max(1, len(runners))
+    running: dict[asyncio.Task[Sequence[Ended]], list[tuple[int, Visit]]] = {}
+    slots = _slots(max_concurrency, max(1, len(runners)))
     try:
         while True:
             for group in jobs.schedule.take(slots - len(running)):
@@ -157,10 +170,13 @@ async def abatch_sessions(
     return jobs.results
 
 
-def run_together(pairs: Sequence[tuple[Runner, Visit]]) -> list[Completed]:
+def run_together(pairs: Sequence[tuple[Runner, Visit]]) -> Sequence[Ended]:
     """Run the visits of one node: as its batch where there are several, else alone."""
     if len(pairs) == 1:
-        return [runner.run(visit) for runner, visit in pairs]
+        try:
+            return [runner.run(visit) for runner, visit in pairs]
+        except StreamInterrupted as error:
+            return [error]
     group = _Group(pairs)
     outcomes: Sequence[Output | BaseException] = ()
     try:
@@ -178,10 +194,13 @@ def run_together(pairs: Sequence[tuple[Runner, Visit]]) -> list[Completed]:
     return group.completed()
 
 
-async def arun_together(pairs: Sequence[tuple[Runner, Visit]]) -> list[Completed]:
+async def arun_together(pairs: Sequence[tuple[Runner, Visit]]) -> Sequence[Ended]:
     """The same, async."""
     if len(pairs) == 1:
-        return [await runner.arun(visit) for runner, visit in pairs]
+        try:
+            return [await runner.arun(visit) for runner, visit in pairs]
+        except StreamInterrupted as error:
+            return [error]
     group = _Group(pairs)
     outcomes: Sequence[Output | BaseException] = ()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, closing
+from pathlib import Path
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
@@ -41,10 +42,10 @@ class Driver:
 class Engine:
     """What runs a checked graph, for all requests of one flow."""
 
-    def __init__(self, checked: CheckedGraph, resources: FlowResources) -> None:
+    def __init__(self, checked: CheckedGraph, resources: FlowResources, file: Path | None) -> None:
         self.checked = checked
         self.resources = resources
-        self.day = DayAllowance(checked.spec.limits.usd_per_day)
+        self.day = DayAllowance.of(checked.spec.limits.usd_per_day, file)
         self.defaults = {name: body.default for name, body in checked.spec.params.items()}
         self.invoke = Driver(self._invoke)
         self.ainvoke = Driver(self._ainvoke)
@@ -105,8 +106,7 @@ class Engine:
         runner = self._open(input, config, run_manager)
         session = runner.session
         while (visit := session.next()) is not None:
-            watched = runner.watched and visit.live
-            session.complete(visit, runner.run_watched(visit) if watched else runner.run(visit))
+            session.complete(visit, runner.run(visit))
         runner.decided()
         result = session.result()
         if results is not None:
@@ -123,8 +123,7 @@ class Engine:
         runner = self._open(input, config, run_manager)
         session = runner.session
         while (visit := session.next()) is not None:
-            watched = runner.watched and visit.live
-            session.complete(visit, await (runner.arun_watched(visit) if watched else runner.arun(visit)))
+            session.complete(visit, await runner.arun(visit))
         await runner.adecided()
         result = session.result()
         if results is not None:
@@ -147,7 +146,7 @@ class Engine:
                         session.complete(visit, item)
                     else:
                         emitted = True
-                        yield item
+                        yield _as_chunk(item)
         runner.decided()
         yield from _ending(session.result(), emitted, nested=session.enclosing is not None)
 
@@ -167,7 +166,7 @@ class Engine:
                         session.complete(visit, item)
                     else:
                         emitted = True
-                        yield item
+                        yield _as_chunk(item)
         await runner.adecided()
         for chunk in _ending(session.result(), emitted, nested=session.enclosing is not None):
             yield chunk
@@ -197,15 +196,14 @@ def _ending(result: FlowResult[Any], emitted: bool, *, nested: bool) -> Iterator
     """What goes out at the end of a stream: a held answer whole, or the record of a live one."""
     value = result.value
     if not emitted:
-        yield _as_chunk(value) if isinstance(value, AIMessage) else value
+        yield _as_chunk(value)
     elif isinstance(value, AIMessage) and not nested:
         metadata = {METADATA_KEY: value.response_metadata[METADATA_KEY]}
         yield AIMessageChunk(content="", id=value.id, response_metadata=metadata, chunk_position="last")
 
 
-def _as_chunk(message: AIMessage) -> AIMessageChunk:
-    """The same message as a chunk, so that whoever adds up the stream gets it back."""
-    if isinstance(message, AIMessageChunk):
-        return message
-    fields = message.model_dump(exclude={"type"})
-    return AIMessageChunk(**fields, chunk_position="last")
+def _as_chunk(value: Any) -> Any:
+    """A whole message as a chunk, so that whoever adds up the stream gets it back; anything else as it is."""
+    if not isinstance(value, AIMessage) or isinstance(value, AIMessageChunk):
+        return value
+    return AIMessageChunk(**value.model_dump(exclude={"type"}), chunk_position="last")

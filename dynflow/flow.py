@@ -19,7 +19,8 @@ from typing_extensions import override
 from dynflow.compile import compile_text, read_graph_file
 from dynflow.engine import Engine
 from dynflow.graph import CheckedGraph
-from dynflow.language.source import Problem
+from dynflow.errors import GraphError
+from dynflow.language.source import Problem, did_you_mean
 from dynflow.language.spec import ParamBody
 from dynflow.resources import FlowResources
 from dynflow.subgraphs import locate_subgraph
@@ -50,7 +51,10 @@ class Flow(RunnableSerializable[Any, Any]):
     runnables: dict[str, Any] = {}  # noqa: RUF012 - pydantic copies it
     """What `runnable` nodes name."""
     models: dict[str, Any] = {}  # noqa: RUF012 - pydantic copies it
-    """Chat models for entries of `models:`, by name; they take the place of what the graph declares."""
+    """Chat models for entries of `models:`, by name; they take the place of what the graph declares.
+
+    Those of a sub-graph are named `node/model`.
+    """
 
     _engine: Engine = PrivateAttr()
 
@@ -63,14 +67,23 @@ class Flow(RunnableSerializable[Any, Any]):
             self.graph, self.path or _TEXT_FILE, path=path, base=base, runnables=self.runnables or None
         )
         folder = path.parent if path else base
-        self._engine = Engine(checked, FlowResources(checked, folder, self.runnables, self.models, self._make_subflow))
+        known = {*checked.spec.models, *checked.nodes}
+        for name in self.models:
+            if name.partition("/")[0] not in known:
+                hint = did_you_mean(name, checked.spec.models)
+                text = f"the host handed over a model {name!r}, and the graph has none such{hint}"
+                raise GraphError([checked.source.problem("unknown_model", text, checked.source.place_of(("models",)))])
+        resources = FlowResources(checked, folder, self.runnables, self.models, self._make_subflow)
+        self._engine = Engine(checked, resources, path)
 
-    def _make_subflow(self, uses: str) -> Flow:
+    def _make_subflow(self, node_id: str, uses: str) -> Flow:
         file = Path(self.path) if self.path else None
         base = Path(self.base) if self.base else (file.parent if file else None)
         path = locate_subgraph(uses, file, base, ())
         text = read_graph_file(path).decode("utf-8-sig")
-        return Flow(graph=text, path=str(path), base=str(base), runnables=self.runnables, models={})
+        prefix = f"{node_id}/"
+        models = {name.removeprefix(prefix): model for name, model in self.models.items() if name.startswith(prefix)}
+        return Flow(graph=text, path=str(path), base=str(base), runnables=self.runnables, models=models)
 
     # What the graph is
 

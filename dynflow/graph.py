@@ -56,6 +56,7 @@ class NodePlan:
     model: str | None
     members: tuple[str, ...] = ()
     has_references: bool = False
+    can_fail: bool = True
     answer_type: type[Any] = object
 
 
@@ -302,7 +303,7 @@ def _check_unhandled(source: Source, nodes: Mapping[str, NodePlan], ways: Mappin
         plan = nodes[name]
         leaves = group_of.get(name, name)
         stood_in = plan.common.on_failure is not None or nodes[leaves].common.on_failure is not None
-        if stood_in or not plan.cls.can_fail:
+        if stood_in or not plan.can_fail:
             return True
         return (leaves, name) in handled or (leaves, leaves) in handled
 

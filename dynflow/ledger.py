@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from dynflow.errors import BudgetExceeded
 from dynflow.language.spec import Limits
@@ -140,6 +141,15 @@ class Allowance:
 class DayAllowance(Allowance):
     """An allowance that begins anew each day (UTC). Kept in this process: each process has its own."""
 
+    _of_files: ClassVar[dict[tuple[Path, float], DayAllowance]] = {}
+
+    @classmethod
+    def of(cls, usd: float | None, file: Path | None) -> DayAllowance:
+        """The allowance of a graph: one for all flows made from the same file, one for each made from text."""
+        if usd is None or file is None:
+            return cls(usd)
+        return cls._of_files.setdefault((file.resolve(), usd), cls(usd))
+
     def __init__(
         self, usd: float | None, today: Callable[[], str] = lambda: time.strftime("%Y-%m-%d", time.gmtime())
     ) -> None:
@@ -207,7 +217,8 @@ class Budget:
         per_token = price.output / 1e6
         most = max_tokens
         if max_tokens is None and per_token > 0:
-            most = int((min(self.request_left, self.day_left) - prompt) / per_token)
+            # The tiny addend: a limit that affords exactly n tokens must not lose one to rounding.
+            most = int((min(self.request_left, self.day_left) - prompt) / per_token + 1e-6)
             if room is not None and 0 < room <= most:
                 most = room
             else:
@@ -215,7 +226,12 @@ class Budget:
         needed = prompt + per_token * (most or 0)
         if (per_token > 0 and max_tokens is not None and max_tokens < 1) or not self._take(needed):
             left = min(self.request_left, self.day_left)
-            raise BudgetExceeded(f"a call of {model!r} could cost ${needed:.6f}; limits leave ${left:.6f}")
+            tokens = max(1, most or 0)
+            could = prompt + per_token * tokens
+            raise BudgetExceeded(
+                f"a call of {model!r} could cost ${could:.8f} (its prompt, and {tokens} tokens of answer); "
+                f"limits leave ${left:.8f}"
+            )
         return max_tokens, needed
 
     def settle(self, reserved: float, actual: float) -> None:

@@ -22,7 +22,7 @@ def load(
     """A graph file as a flow.
 
     `runnables` holds what `runnable` nodes name; `models` holds LangChain chat models that take the place of entries
-    of `models:`. Nothing is loaded yet: that happens at the first request, or in `warm_up`. Raises `GraphError` with
+    of `models:` (`node/model` for those of a sub-graph). Nothing is loaded yet: that happens at the first request, or in `warm_up`. Raises `GraphError` with
     every fault of the file.
     """
     file = Path(path)

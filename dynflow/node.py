@@ -129,8 +129,8 @@ class Resources(Protocol):
         """The same as the host gave it: a runnable or a function."""
         ...
 
-    def subflow(self, uses: str) -> Flow:
-        """Another graph file as a flow."""
+    def subflow(self, node_id: str, uses: str) -> Flow:
+        """Another graph file as the flow of one node."""
         ...
 
     @property
@@ -151,7 +151,7 @@ class Output:
     """It succeeded, but on a degraded path of its own (a sub-graph)."""
 
 
-class Cancelled(Exception):  # noqa: N818 - control flow: ends a run that nobody waits for any more
+class Cancelled(Exception):
     """Raised inside a node whose run was called off: it timed out, or it lost a race."""
 
 
@@ -223,8 +223,8 @@ class Node(ABC):
     """Whether `run_batch` is better than one by one."""
     group: ClassVar[bool] = False
     """Whether the node runs members, named by an option of type `NamesNodes`."""
-    can_fail: ClassVar[bool] = True
-    """False for a type that only rearranges what is there, so that nobody need handle its failure."""
+    instant: ClassVar[bool] = False
+    """Whether it only rearranges what is there: it never waits, and may run when the request's time is up."""
     all_members_succeed: ClassVar[bool] = False
     """Whether a group's success means that each member succeeded."""
 
@@ -245,6 +245,11 @@ class Node(ABC):
     def check(cls, options: Any, scope: BuildScope) -> Iterable[Finding]:
         """Faults of these options that their types cannot show."""
         return ()
+
+    @classmethod
+    def can_fail(cls, options: Any, scope: BuildScope) -> bool:
+        """Whether a node with these options can fail, so that somebody should handle it."""
+        return not cls.instant
 
     @classmethod
     def answer_type(cls, options: Any, scope: BuildScope) -> AnswerType:

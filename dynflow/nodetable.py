@@ -203,6 +203,7 @@ class NodeTable:
             next((model for model in models if isinstance(model, str)), None),
             self.members(name),
             bool(options.references()),
+            cls.can_fail(options, self.scope(name)),
             cls.answer_type(options, self.scope(name)) if role == "answer" else object,
         )
 

@@ -28,11 +28,13 @@ class Request:
         self.original = original
         self.has_tools = has_tools
         self.extras: dict[str, Any] = {}
+        self._declared = declared or {}
+        self._required = [name for name, spec in self._declared.items() if spec.default is None]
         if isinstance(original, str) and not declared:
             self._content: str | Sequence[BaseMessage] = original
         else:
             self._content = self._read(original, declared or {})
-        if not self.text.strip() and not self.has_images and not self.has_audio and not self.extras:
+        if not (self.text.strip() or self.has_images or self.has_audio or self._required):
             raise InputError("the request is empty: give a question, or messages with one")
 
     def _read(self, original: Any, declared: Mapping[str, InputBody]) -> str | Sequence[BaseMessage]:
@@ -83,13 +85,17 @@ class Request:
 
     @cached_property
     def has_images(self) -> bool:
-        """Whether a message holds an image."""
-        return self._has("image", "image_url")
+        """Whether a message, or a declared key of type image, holds an image."""
+        return self._has("image", "image_url") or self._declares("image")
 
     @cached_property
     def has_audio(self) -> bool:
         """Whether a message, or a declared key of type audio, holds sound."""
-        return self._has("audio", "input_audio")
+        return self._has("audio", "input_audio") or self._declares("audio")
+
+    def _declares(self, kind: str) -> bool:
+        """Whether a declared key of this type was given."""
+        return any(spec.type == kind and self.extras.get(name) is not None for name, spec in self._declared.items())
 
     def _has(self, *kinds: str) -> bool:
         if isinstance(self._content, str):

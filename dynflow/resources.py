@@ -12,7 +12,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable
 from langchain_core.runnables.base import coerce_to_runnable
 
-from dynflow.errors import InputError, MissingDependency, MissingEnvironment
+from dynflow.errors import InputError, MissingDependency, MissingEnvironment, MissingModel
 from dynflow.graph import CheckedGraph
 from dynflow.language.references import AnyReference, EnvironmentReference
 from dynflow.language.source import did_you_mean
@@ -33,7 +33,7 @@ class FlowResources:
         folder: Path | None,
         runnables: Mapping[str, Any],
         models: Mapping[str, Any],
-        subflow: Callable[[str], Flow],
+        subflow: Callable[[str, str], Flow],
     ) -> None:
         self.graph = graph
         self.folder = folder
@@ -46,14 +46,15 @@ class FlowResources:
         self._nodes: dict[str, Node] = {}
         self._warm: set[str] = set()
         self._subflows: dict[str, Flow] = {}
+        self._warming: dict[str, threading.Lock] = {name: threading.Lock() for name in graph.nodes}
 
     def node(self, name: str) -> Node:
         """The node; its first use warms it up."""
         node = self._nodes.get(name)
         if node is not None and name in self._warm:
             return node
-        with self._lock:
-            node = self.cold_node(name)
+        node = self.cold_node(name)
+        with self._warming[name]:  # its own: a node that loads for long holds up no other
             if name not in self._warm:
                 node.warm_up()
                 self._warm.add(name)
@@ -109,7 +110,7 @@ class FlowResources:
             return model
         settings = self.model_settings(name)
         if settings.provider == "host":
-            raise MissingDependency(f"the host's model {name!r}", f"load(…, models={{{name!r}: <chat model>}})")
+            raise MissingModel(f"the host handed over no model {name!r}: load(…, models={{{name!r}: <chat model>}})")
         if settings.references():
             settings = settings.resolve(lambda reference: _environment(reference, name))
         with self._lock:
@@ -134,12 +135,12 @@ class FlowResources:
             )
         return self._runnables[name]
 
-    def subflow(self, uses: str) -> Flow:
-        """An inner flow, made once."""
+    def subflow(self, node_id: str, uses: str) -> Flow:
+        """The inner flow of a node, made once."""
         with self._lock:
-            if uses not in self._subflows:
-                self._subflows[uses] = self._subflow(uses)
-            return self._subflows[uses]
+            if node_id not in self._subflows:
+                self._subflows[node_id] = self._subflow(node_id, uses)
+            return self._subflows[node_id]
 
 
 def _environment(reference: AnyReference, model: str) -> str:

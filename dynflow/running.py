@@ -53,7 +53,13 @@ class Runner:
     # Whole visits
 
     def run(self, visit: Visit) -> Completed:
-        """Run it to its end; failures come back as `Completed`, cancellation goes through."""
+        """Run it to its end; failures come back as `Completed`, cancellation goes through.
+
+        An observer (LangGraph, say) may pass a live answer's tokens on as they come: what has gone out binds here
+        too, so such a visit runs as a stream. Raises `StreamInterrupted` where content had gone out.
+        """
+        if self.watched and visit.live:
+            return list(self.stream(visit))[-1]  # type: ignore[no-any-return]
         run, config = self.open(visit)
         began = time.perf_counter()
         outcome: Output | BaseException | None = None
@@ -74,6 +80,9 @@ class Runner:
 
     async def arun(self, visit: Visit) -> Completed:
         """The same, async."""
+        if self.watched and visit.live:
+            async with aclosing(self.astream(visit)) as items:  # type: ignore[type-var]
+                return [item async for item in items][-1]  # type: ignore[no-any-return]
         run, config = await self.aopen(visit)
         began = time.perf_counter()
         outcome: Output | BaseException | None = None
@@ -159,17 +168,6 @@ class Runner:
             text = f"the answer of node {visit.node_id!r} broke off: {done.error}"
             raise StreamInterrupted(emitted.total(), text) from done.error
         return done
-
-    # Whole visits whose tokens an observer passes on as they come, LangGraph say: what has gone out binds here too
-
-    def run_watched(self, visit: Visit) -> Completed:
-        """Run it as a stream. Raises `StreamInterrupted` where content had gone out."""
-        return list(self.stream(visit))[-1]  # type: ignore[no-any-return]
-
-    async def arun_watched(self, visit: Visit) -> Completed:
-        """The same, async."""
-        async with aclosing(self.astream(visit)) as items:  # type: ignore[type-var]
-            return [item async for item in items][-1]  # type: ignore[no-any-return]
 
     # Child runs
 

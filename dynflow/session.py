@@ -19,6 +19,7 @@ from dynflow.errors import (
     InputError,
     MissingDependency,
     MissingModel,
+    NodeFailed,
     NodeTimeout,
     NoEligibleAnswer,
     Overloaded,
@@ -27,6 +28,7 @@ from dynflow.errors import (
 from dynflow.graph import CheckedGraph
 from dynflow.language.evaluate import UNKNOWN
 from dynflow.language.references import AnyReference, Reference
+from dynflow.language.types import PortType, holds
 from dynflow.ledger import Budget, Entry, Ledger, Usage, cost
 from dynflow.models.known import Known
 from dynflow.node import Call, Member, Node
@@ -121,20 +123,22 @@ class Session:
         return None
 
     def _closed_nodes(self) -> frozenset[str]:
-        request = self.request
-
-        def lacks(model: str) -> bool:
-            has = self.flow.known(model).capabilities
-            return (
-                (has.context is not None and request.tokens > has.context)
-                or (request.has_tools and has.tools is False)
-                or (request.has_images and has.images is False)
-                or (request.has_audio and has.audio is False)
-            )
-
-        if not any(lacks(model) for model in self.graph.spec.models):
+        if not any(self._lack(model) for model in self.graph.spec.models):
             return frozenset()
-        return self.graph.closed_where(lacks)
+        return self.graph.closed_where(lambda model: self._lack(model) is not None)
+
+    def _lack(self, model: str) -> str | None:
+        """What a model is known to lack for this request, in words."""
+        request, has = self.request, self.flow.known(model).capabilities
+        if has.context is not None and request.tokens > has.context:
+            return f"model {model!r} takes {has.context:,} tokens, the request has about {request.tokens:,}"
+        if request.has_tools and has.tools is False:
+            return f"model {model!r} calls no tools"
+        if request.has_images and has.images is False:
+            return f"model {model!r} reads no images"
+        if request.has_audio and has.audio is False:
+            return f"model {model!r} hears no audio"
+        return None
 
     # The way
 
@@ -147,9 +151,10 @@ class Session:
         try:
             decision = self.walk.advance()
         except NoEligibleAnswer as closed:
-            if failed_at in self._errors:
-                raise closed from self._errors[failed_at]
-            raise
+            cause = self._errors.get(failed_at)
+            failed = f"{failed_at!r} failed ({_first_line(cause)}); " if cause is not None else ""
+            why = "; ".join(filter(None, map(self._lack, self.graph.spec.models)))
+            raise NoEligibleAnswer(f"{failed}{closed}{f' ({why})' if why else ''}") from cause
         if decision is None:
             error = self._errors[failed_at]
             if not any("in node" in note for note in getattr(error, "__notes__", ())):
@@ -183,8 +188,8 @@ class Session:
         """Give a visit its time, as it starts to run."""
         plan, around, now = visit.plan, visit.around, self.clock()
         ends = self._deadline(now)
-        if not plan.cls.can_fail or (ends <= now and plan.model is None and not plan.members):
-            ends = math.inf  # past the deadline no model is called; a canned reply may still go out
+        if plan.cls.instant:
+            ends = math.inf  # a canned reply may still go out when the time is up
         visit.expiry = DeadlineExceeded
         if plan.common.timeout is not None and now + plan.common.timeout <= ends:
             ends, visit.expiry = now + plan.common.timeout, NodeTimeout
@@ -239,7 +244,11 @@ class Session:
         )
 
     def complete(self, visit: Visit, done: Completed) -> None:
-        """Take down how a visit went."""
+        """Take down how a visit went; an output that is not what the node's ports declare is a failure."""
+        fault = _port_fault(visit.plan.ports, done.output.ports) if done.output is not None else None
+        if done.output is not None and fault is not None:
+            text = f"the node type {visit.plan.cls.type!r} broke its own word: {fault}"
+            done = Completed(done.seconds, None, NodeFailed(text, usage=done.output.usage))
         output, plan = done.output, visit.plan
         error = failure_kind(done.error) if done.error is not None else None
         usage = output.usage if output is not None else getattr(done.error, "usage", None)
@@ -339,7 +348,26 @@ class Session:
 
 
 def _surely_unbilled(error: Exception | None) -> bool:
-    return error is not None and (failure_kind(error) in _UNBILLED or isinstance(error, _NEVER_SENT))
+    """Whether upstream surely billed nothing; providers mark such errors of theirs with `billed = False`."""
+    if error is None:
+        return False
+    marked = getattr(error, "billed", True) is False
+    return marked or failure_kind(error) in _UNBILLED or isinstance(error, (*_NEVER_SENT, ConnectionRefusedError))
+
+
+def _port_fault(declared: Mapping[str, PortType], ports: Mapping[str, Any]) -> str | None:
+    """How an output differs from the declared ports, in words. Null stands for any type."""
+    for name, port in declared.items():
+        if name not in ports:
+            return f"it gave no {name!r}"
+        value = ports[name]
+        if value is None or port.kind == "any":
+            continue
+        if not holds(port.kind, value):
+            return f"{name!r} is {type(value).__name__}, not {port}"
+        if port.values is not None and value not in port.values:
+            return f"{name!r} is {value!r}, not {port}"
+    return None
 
 
 def _is_number(value: Any) -> bool:

@@ -124,11 +124,10 @@ class Walk:
             return decision
         if failed and not passed_over:
             return None
-        names = ", ".join(passed_over) or "any"
-        raise NoEligibleAnswer(
-            f"from {self.at!r} no way on fits this request: {names} cannot take what it holds "
-            "(tools, images, audio or its length); add an edge to a model that can, or declare its `capabilities`"
-        )
+        names = ", ".join(passed_over)
+        if not passed_over:
+            raise NoEligibleAnswer(f"no edge out of {self.at!r} is true, and it has no default edge")
+        raise NoEligibleAnswer(f"from {self.at!r} no way on fits this request: not {names}")
 
     def result(self) -> str | None:
         """The last answer on the path that succeeded."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -14,6 +15,7 @@ from pydantic import Field
 from dynflow.answers import Classification
 from dynflow.errors import NodeFailed
 from dynflow.language.references import Reference
+from dynflow.language.source import did_you_mean
 from dynflow.language.spec import Role
 from dynflow.language.types import PortType, any_type, enum, integer, number, string
 from dynflow.ledger import Usage
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 _SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "seed")
 _MOST_SCHEMA_VALUES = 1_000
+_NEGATION = re.compile(r"\b(not|no|never|neither|nor|cannot)\b|n['\u2019]t\b")
+_NOT_CHAT = ("encoder", "diffusers")
 _TAKES_RESPONSE_FORMAT = frozenset({"llama_cpp", "litellm"})
 
 
@@ -75,6 +79,17 @@ class Chat(RunnableNode):
 
     @classmethod
     def check(cls, options: Any, scope: BuildScope) -> Iterable[Finding]:
+        settings = scope.spec.models.get(options.model)
+        if settings is not None and settings.provider in _NOT_CHAT:
+            text = f"the model {options.model!r} does not chat: its provider is {settings.provider}"
+            yield Finding("bad_value", text, ("model",))
+        elif settings is not None and isinstance(settings.model, str) and settings.model.startswith("embedded/"):
+            from dynflow.models.embedded import MODELS
+
+            if settings.model not in MODELS:
+                hint = did_you_mean(settings.model, MODELS)
+                text = f"the model {options.model!r} names {settings.model!r}, and there is none such{hint}"
+                yield Finding("unknown_model", text, ("model",))
         if options.labels and options.output:
             yield Finding("exclusive_options", "give `labels` or `output`, not both", ("output",))
         if options.labels and len({label.strip().lower() for label in options.labels}) < len(options.labels):
@@ -231,15 +246,21 @@ def _confidence(message: AIMessage) -> float | None:
 
 
 def _match(text: str, labels: Sequence[str], usage: Usage) -> str:
-    """The label that the text is, or the only one that it names. Raises `NodeFailed`."""
-    plain = text.strip().strip(".\"'`*").lower()
+    """The label that the text is, or the only one that it names as a word of its own. Raises `NodeFailed`.
+
+    A text that negates ("not safe") is none: what it means is not for a search of words to say.
+    """
+    plain = text.strip().strip(".\"'`*").casefold()
     for label in labels:
-        if plain == label.lower():
+        if plain == label.strip().casefold():
             return label
-    named = [label for label in labels if label.lower() in plain]
-    # A label inside a longer one that is named too ("cat", "category") does not count.
-    named = [label for label in named if not any(label.lower() in other.lower() for other in named if other != label)]
-    if len(named) != 1:
+    named = [label for label in labels if re.search(rf"(?<!\w){re.escape(label.strip().casefold())}(?!\w)", plain)]
+    # A label inside a longer one that is named too ("good", "very good") does not count.
+    named = [
+        label for label in named if not any(label.casefold() in other.casefold() for other in named if other != label)
+    ]
+    negated = _NEGATION.search(plain) is not None and not any(_NEGATION.search(label.casefold()) for label in named)
+    if len(named) != 1 or negated:
         raise NodeFailed(f"the model answered {text.strip()[:80]!r}, which is none of the labels", usage=usage)
     return named[0]
 

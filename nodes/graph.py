@@ -97,7 +97,7 @@ class InnerGraph(Node):
 
     @property
     def _flow(self) -> Flow:
-        return self.resources.subflow(self.options.uses)
+        return self.resources.subflow(self.id, self.options.uses)
 
     def inner_params(self) -> Mapping[str, ParamBody]:
         return self._flow.params

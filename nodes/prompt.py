@@ -22,7 +22,7 @@ class Prompt(Node):
 
     type = "prompt"
     summary = "fills a template with values of other nodes; with `role: answer` its text is a canned reply"
-    can_fail: ClassVar[bool] = False
+    instant: ClassVar[bool] = True
 
     class Options(NodeOptions):
         """`template`, or `system` and `user`; `{name}` is a value of `with`, `{input}` the last user turn."""

@@ -20,7 +20,7 @@ class Router(Node):
 
     type = "router"
     summary = "chooses one of several answer nodes, by score bands or by label; edges compare its `choice`"
-    can_fail: ClassVar[bool] = False
+    instant: ClassVar[bool] = True
 
     class Options(NodeOptions):
         """Either `score` with `bands`, or `label` with `labels`."""
@@ -45,6 +45,12 @@ class Router(Node):
     @classmethod
     def output_ports(cls, options: Any, scope: BuildScope) -> Mapping[str, PortType]:
         return {**cls.ports, "choice": enum(options.routes, "the route chosen")}
+
+    @classmethod
+    def can_fail(cls, options: Any, scope: BuildScope) -> bool:
+        if options.label is not None:  # labels of a closed set are all covered, or `check` refuses
+            return not (isinstance(options.label, Reference) and scope.type_of(options.label).values)
+        return any(isinstance(band, Reference) for band in options.bands or ()) and len(options.bands) > 1
 
     @classmethod
     def check(cls, options: Any, scope: BuildScope) -> Iterable[Finding]:

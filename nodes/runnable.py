@@ -72,6 +72,17 @@ class RunnableOfHost(RunnableNode):
             return _Generator(handed)
         return self.resources.runnable(self.options.name)
 
+    def stream(self, call: Call) -> Iterator[Any]:
+        for item in super().stream(call):
+            if self.options.ports is None or isinstance(item, Output):  # ports are checked before anything goes out
+                yield item
+
+    async def astream(self, call: Call) -> AsyncIterator[Any]:
+        async with aclosing(super().astream(call)) as items:  # type: ignore[type-var]
+            async for item in items:
+                if self.options.ports is None or isinstance(item, Output):
+                    yield item
+
     def finish(self, call: Call, result: Any) -> Output:
         declared = self.options.ports
         if declared is None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from dynflow.errors import DynflowError
 from dynflow.language.types import PortType, enum, number, record
-from dynflow.node import Call, Node, NodeOptions, Output
+from dynflow.node import BuildScope, Call, Finding, Node, NodeOptions, Output
 
 if TYPE_CHECKING:
     from dynflow.nodes.difficulty_classifier.artefact import Prediction, Predictor
@@ -30,7 +31,7 @@ class DifficultyClassifier(Node):
 
         estimator: str = Field(
             default="embedding",
-            description="`embedding` (MiniLM and surface features), `surface` (no model), or the folder of a trained one",
+            description="`embedding` (MiniLM and surface features), `surface` (no model), or a trained folder",
         )
         text: str | None = Field(default=None, description="what to judge; default: the last user turn")
 
@@ -41,6 +42,16 @@ class DifficultyClassifier(Node):
         "confidence": number("how far the score is from undecided, 0…1"),
     }
 
+    @classmethod
+    def check(cls, options: Any, scope: BuildScope) -> Iterable[Finding]:
+        from dynflow.nodes.difficulty_classifier.artefact import load
+
+        folder = scope.file.parent if scope.file is not None else scope.base
+        try:
+            load(_located(options.estimator, folder))
+        except DynflowError as error:
+            yield Finding("bad_value", str(error), ("estimator",))
+
     def __init__(self, node_id: str, options: Any, resources: Any) -> None:
         super().__init__(node_id, options, resources)
         self._predictor: Predictor | None = None
@@ -50,9 +61,7 @@ class DifficultyClassifier(Node):
         if self._predictor is None:
             from dynflow.nodes.difficulty_classifier.artefact import load
 
-            name, folder = self.options.estimator, self.resources.folder
-            local = "/" in name and folder is not None and not Path(name).is_absolute()
-            self._predictor = load(str(folder / name) if local else name)
+            self._predictor = load(_located(self.options.estimator, self.resources.folder))
         return self._predictor
 
     def warm_up(self) -> None:
@@ -66,6 +75,12 @@ class DifficultyClassifier(Node):
 
     def run_batch(self, calls: Sequence[Call]) -> list[Output | Exception]:
         return [_output(prediction) for prediction in self._loaded.predict([_text(call) for call in calls])]
+
+
+def _located(estimator: str, folder: Path | None) -> str:
+    """A shipped name as it is; a relative path counted from the graph's folder."""
+    local = "/" in estimator and folder is not None and not Path(estimator).is_absolute()
+    return str(folder / estimator) if folder is not None and local else estimator
 
 
 def _text(call: Call) -> str:

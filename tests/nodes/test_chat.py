@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
-from dynflow import Classification, Flow, GraphError, NodeFailed, loads
+from dynflow import Classification, Flow, GraphError, MissingModel, NodeFailed, loads
 from dynflow.testing import FakeChat
 
 
@@ -112,7 +112,7 @@ def test_faulty_options(options: str, code: str) -> None:
 def test_a_model_that_was_not_handed_over_is_named() -> None:
     text = "version: 1\nmodels: {m: {provider: host}}\nnodes: {a: {type: chat, model: m}}\n"
     text += "edges: [{from: start, to: a}, {from: a, to: end}]"
-    with pytest.raises(ImportError, match=r"load\(.*models="):
+    with pytest.raises(MissingModel, match=r"load\(.*models="):
         loads(text).invoke("x")
     with pytest.raises(ValueError, match="is str, not a LangChain chat model"):
         loads(text, models={"m": "gpt"}).invoke("x")

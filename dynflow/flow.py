@@ -18,8 +18,8 @@ from typing_extensions import override
 
 from dynflow.compile import compile_text, read_graph_file
 from dynflow.engine import Engine
-from dynflow.graph import CheckedGraph
 from dynflow.errors import GraphError
+from dynflow.graph import CheckedGraph
 from dynflow.language.source import Problem, did_you_mean
 from dynflow.language.spec import ParamBody
 from dynflow.resources import FlowResources

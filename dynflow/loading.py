@@ -22,8 +22,8 @@ def load(
     """A graph file as a flow.
 
     `runnables` holds what `runnable` nodes name; `models` holds LangChain chat models that take the place of entries
-    of `models:` (`node/model` for those of a sub-graph). Nothing is loaded yet: that happens at the first request, or in `warm_up`. Raises `GraphError` with
-    every fault of the file.
+    of `models:` (`node/model` for those of a sub-graph). Nothing is loaded yet: that happens at the first request, or
+    in `warm_up`. Raises `GraphError` with every fault of the file.
     """
     file = Path(path)
     source = decode(read_graph_file(file), str(path))

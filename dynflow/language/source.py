@@ -115,6 +115,8 @@ class Source:
         """A problem of this text, not yet reported."""
         if len(text) > _TEXT_LENGTH:  # a huge name in it: the words around it say what and how to mend it
             text = f"{text[: _TEXT_LENGTH // 2]} … {text[-_TEXT_LENGTH // 2 :]}"
+        if place.line > len(self.lines):  # the parser looks beyond a last line without its end
+            place = Place(len(self.lines), len(self.lines[-1]) + 1)
         return Problem(code, text, self.file, place, self._line(place.line), severity)
 
     def report(

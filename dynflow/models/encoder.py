@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynflow.errors import ArtefactError, MissingDependency
+from dynflow.models.apart import apart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +79,7 @@ class Encoder:
         if self._loaded is None:
             with self._lock:
                 if self._loaded is None:
-                    self._loaded = _open(self._folder, self._threads)
+                    self._loaded = apart(lambda: _open(self._folder, self._threads))
         return self._loaded
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from dynflow.errors import Overloaded
+from dynflow.models.apart import apart
 
 Event = Mapping[str, Any] | Exception | None
 """What a request gives, in order: events of the OpenAI chat protocol, an Exception if it failed, and None at last."""
@@ -103,6 +104,10 @@ _loading = threading.Lock()
 
 def shared(key: Hashable, load: Callable[[], Engine]) -> Engine:
     """The engine of this key, loaded at most once while anybody holds it. One model loads at a time."""
+    return _engines.get(key) or apart(lambda: _load(key, load))
+
+
+def _load(key: Hashable, load: Callable[[], Engine]) -> Engine:
     with _loading:
         engine = _engines.get(key)
         if engine is None:

@@ -23,7 +23,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from dynflow.errors import MissingDependency, RefusedByModel
 from dynflow.models.base import ProviderChat, openai_messages
-from dynflow.models.failures import from_status, redact
+from dynflow.models.failures import from_connection, from_status, not_sent, redact, unbilled
 from dynflow.models.openai_format import Reader
 
 _importing = threading.Lock()
@@ -33,7 +33,8 @@ class LiteLLMChat(ProviderChat):
     """A hosted model as chat model. `settings.model` is litellm's name, such as `openai/gpt-5-mini`.
 
     `settings.timeout` is what the HTTP client waits. Raises MissingDependency, RefusedByModel, ContextOverflowError,
-    and the ModelError family; an answer whose stream ends without a finish reason raises ModelConnectionError.
+    and the ModelError family; an answer whose stream ends without a finish reason raises ModelConnectionError, a
+    server that cannot be connected to its subclass NotReached.
     """
 
     provider: ClassVar[str] = "litellm"
@@ -123,21 +124,23 @@ class LiteLLMChat(ProviderChat):
         """litellm's error as ours. Never chained: the original may hold the key, in its text or its request."""
         litellm = _library()
         if isinstance(error, litellm.exceptions.MidStreamFallbackError) and error.original_exception is not None:
-            return self._failure(error.original_exception)
+            failure = self._failure(error.original_exception)
+            vars(failure).pop("billed", None)  # part of an answer may have come before it
+            return failure
         message = redact(str(error), self.settings)
         if isinstance(error, litellm.ContextWindowExceededError):
-            return ContextOverflowError(message)
+            return unbilled(ContextOverflowError(message))
         if isinstance(error, litellm.ContentPolicyViolationError):
             return RefusedByModel(message)
         if isinstance(error, litellm.Timeout):
-            return ModelTimeoutError(message)
-        if isinstance(error, litellm.APIConnectionError) or _unreached(error):
-            return from_status(None, message)
+            return unbilled(ModelTimeoutError(message)) if not_sent(error) else ModelTimeoutError(message)
+        if isinstance(error, litellm.APIConnectionError) or _disconnected(error):
+            return from_connection(error, message)
         return from_status(getattr(error, "status_code", None), message)
 
 
-def _unreached(error: BaseException | None) -> bool:
-    """Whether the server was never reached: litellm calls that a server error, but keeps the client's own beneath."""
+def _disconnected(error: BaseException | None) -> bool:
+    """Whether the connection failed: litellm calls that a server error, but keeps the client's own beneath."""
     from openai import APIConnectionError, APITimeoutError
 
     while error is not None:

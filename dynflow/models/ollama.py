@@ -17,7 +17,7 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from dynflow.errors import MissingDependency
 from dynflow.models.base import ProviderChat, openai_messages
-from dynflow.models.failures import from_status, redact
+from dynflow.models.failures import from_connection, from_status, not_sent, redact, unbilled
 
 _OPTIONS = {"temperature": "temperature", "top_p": "top_p", "max_tokens": "num_predict", "stop": "stop", "seed": "seed"}
 
@@ -29,7 +29,8 @@ class OllamaChat(ProviderChat):
     given, is sent as bearer token; `capabilities.context` sets the context window. Further call options: `tools`,
     `format` (`json` or a JSON schema), `think`, `keep_alive`. Images go along as data URLs.
 
-    Raises MissingDependency and the ModelError family; a stream that breaks off raises ModelConnectionError.
+    Raises MissingDependency and the ModelError family; a stream that breaks off raises ModelConnectionError,
+    a server that cannot be connected to its subclass NotReached.
     """
 
     provider: ClassVar[str] = "ollama"
@@ -128,9 +129,10 @@ class OllamaChat(ProviderChat):
         if isinstance(error, _library().ResponseError):
             return from_status(error.status_code if error.status_code > 0 else 500, message)
         if isinstance(error, httpx.TimeoutException):
-            return ModelTimeoutError(f"{self.settings.model} was silent for {timeout:g} s")
+            silent = ModelTimeoutError(f"{self.settings.model} was silent for {timeout:g} s")
+            return unbilled(silent) if not_sent(error) else silent
         if isinstance(error, httpx.TransportError | ConnectionError):
-            return from_status(None, message)
+            return from_connection(error, message)
         if isinstance(error, json.JSONDecodeError):
             return from_status(502, f"the answer of {self.settings.model} is not the protocol's: {message}")
         return ModelInvalidRequestError(message) if isinstance(error, ValueError | TypeError) else error

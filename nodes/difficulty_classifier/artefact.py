@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynflow.errors import ArtefactError, MissingDependency
+from dynflow.models.apart import apart
 from dynflow.nodes.difficulty_classifier.estimators import KINDS, STRONG, WEAK, Estimator, Ridge
 from dynflow.nodes.difficulty_classifier.features import NAMES, normalise
 
@@ -75,7 +76,7 @@ class Predictor:
 
     def warm_up(self) -> None:
         """Load all that is needed now. Raises ArtefactError or MissingDependency."""
-        self.predict(["warm up"])
+        apart(lambda: self.predict(["warm up"]))
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """One prediction per text, in order; each text is judged alone. Raises as `warm_up`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from langchain_core.messages import AIMessageChunk, ToolMessage
 
 from dynflow.errors import MissingDependency, RefusedByModel
 from dynflow.models.embedded import locate
+from dynflow.models.failures import NotReached
 from dynflow.models.litellm import LiteLLMChat
 from dynflow.models.settings import ModelSettings
 from dynflow.models.store import create
@@ -212,6 +214,7 @@ async def test_every_status_has_its_error_after_one_attempt(peer: Peer, status: 
         with pytest.raises(family) as caught:
             call()
         assert KEY not in str(caught.value)
+        assert getattr(caught.value, "billed", True) is (status >= 500)
     with pytest.raises(family):
         await model.ainvoke("hi")
     assert len(peer.requests) == 3
@@ -234,9 +237,31 @@ def test_a_silent_server_times_out(peer: Peer) -> None:
         chat(peer.url, timeout="200ms").invoke("hi")
 
 
-def test_an_unreachable_server() -> None:
-    with pytest.raises(lc.ModelConnectionError):
-        chat("http://127.0.0.1:9/v1").invoke("hi")
+@pytest.mark.parametrize("base", ["http://127.0.0.1:9/v1", "http://nowhere.invalid/v1"])
+async def test_an_unreachable_server_bills_nothing(base: str) -> None:
+    model = chat(base)
+    for call in (lambda: model.invoke("hi"), lambda: list(model.stream("hi"))):
+        with pytest.raises(NotReached) as caught:
+            call()
+        assert not caught.value.billed
+    with pytest.raises(NotReached):
+        await model.ainvoke("hi")
+    with pytest.raises(NotReached):
+        _ = [chunk async for chunk in model.astream("hi")]
+
+
+async def test_what_was_sent_leaves_the_bill_in_doubt(peer: Peer) -> None:
+    peer.answer = cut_off
+    with pytest.raises(lc.ModelConnectionError) as in_mid_stream:
+        list(chat(peer.url).stream("hi"))
+    peer.answer = lambda handler: handler.connection.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(lc.ModelError) as hung_up:
+        chat(peer.url).invoke("hi")
+    with pytest.raises(lc.ModelError) as hung_up_async:
+        await chat(peer.url).ainvoke("hi")
+    for caught in (in_mid_stream, hung_up, hung_up_async):
+        assert not isinstance(caught.value, NotReached)
+        assert not hasattr(caught.value, "billed")
 
 
 def test_tools_there_and_back(peer: Peer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from langchain_core import exceptions as lc
 from langchain_core.messages import AIMessageChunk, HumanMessage, ToolMessage
 
 from dynflow.errors import MissingDependency
+from dynflow.models.failures import NotReached
 from dynflow.models.ollama import OllamaChat
 from dynflow.models.settings import ModelSettings
 from dynflow.models.store import create
@@ -184,8 +186,21 @@ def test_a_silent_and_an_absent_server(peer: Peer) -> None:
     peer.answer = lambda handler: time.sleep(1)
     with pytest.raises(lc.ModelTimeoutError, match=r"0\.2 s"):
         peer.chat(timeout="200ms").invoke("hi")
-    with pytest.raises(lc.ModelConnectionError):
-        create(ModelSettings(provider="ollama", model="m", api_base="http://127.0.0.1:9"), "m").invoke("hi")
+    for base in ("http://127.0.0.1:9", "http://nowhere.invalid"):
+        with pytest.raises(NotReached) as caught:
+            create(ModelSettings(provider="ollama", model="m", api_base=base), "m").invoke("hi")
+        assert not caught.value.billed
+
+
+async def test_what_was_sent_leaves_the_bill_in_doubt(peer: Peer) -> None:
+    peer.answer = lambda handler: handler.connection.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(lc.ModelConnectionError) as whole:
+        peer.chat().invoke("hi")
+    with pytest.raises(lc.ModelConnectionError) as whole_async:
+        await peer.chat().ainvoke("hi")
+    for caught in (whole, whole_async):
+        assert not isinstance(caught.value, NotReached)
+        assert not hasattr(caught.value, "billed")
 
 
 def test_tools_and_images(peer: Peer) -> None:

@@ -31,7 +31,7 @@ types: .venv/.installed-test
 	$(BIN)/mypy
 
 soak: .venv/.installed-test  ## the long proofs; CI runs a tenth of them
-	DYNFLOW_SOAK=1 $(BIN)/python -m pytest -m soak
+	DYNFLOW_SOAK=1 $(BIN)/python -m pytest tests/language tests/test_walk.py
 
 wheel: .venv/.installed-test  ## build the wheel
 	$(BIN)/python -m build --wheel

@@ -14,8 +14,7 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
-from dynflow.errors import NodeFailed
-from dynflow.errors import InputError, StreamInterrupted
+from dynflow.errors import InputError, NodeFailed, StreamInterrupted
 from dynflow.graph import CheckedGraph
 from dynflow.language.spec import START
 from dynflow.node import Call, Output

@@ -223,6 +223,8 @@ class Node(ABC):
     """Whether `run_batch` is better than one by one."""
     group: ClassVar[bool] = False
     """Whether the node runs members, named by an option of type `NamesNodes`."""
+    can_answer: ClassVar[bool] = True
+    """False for a type that measures or arranges only: it has no value that could be the result."""
     instant: ClassVar[bool] = False
     """Whether it only rearranges what is there: it never waits, and may run when the request's time is up."""
     all_members_succeed: ClassVar[bool] = False

@@ -116,6 +116,9 @@ class NodeTable:
         self.classes[name] = cls
         self.options[name] = options
         self._check_models(name, cls, options)
+        if common.role == "answer" and not cls.can_answer:
+            text = f"a {cls.type} has no value that could be the result: remove `role: answer`"
+            self.source.report("wrong_role", text, (*at, "role"))
 
     def _name_the_type(self, before: int, cls: type[Node]) -> None:
         """An unknown option might be a common one misspelt: the choices are those of both."""

@@ -20,6 +20,7 @@ class Parallel(Node):
 
     type = "parallel"
     summary = "runs signals side by side; fails if a member without `on_failure` fails"
+    can_answer: ClassVar[bool] = False
     group: ClassVar[bool] = True
     all_members_succeed: ClassVar[bool] = True
 

@@ -20,6 +20,7 @@ class Router(Node):
 
     type = "router"
     summary = "chooses one of several answer nodes, by score bands or by label; edges compare its `choice`"
+    can_answer: ClassVar[bool] = False
     instant: ClassVar[bool] = True
 
     class Options(NodeOptions):

@@ -2,8 +2,8 @@
 
     python scripts/update_readme.py
 
-Blocks: the quickstart graph and its drawing, the quickstart's output without a key (the embedded models answer), and the
-overhead table from `benchmarks/results/overhead.json`.
+Blocks: the quickstart graph and its drawing, the quickstart's output without a key (the embedded models answer), and
+the overhead table from `benchmarks/results/overhead.json`.
 """
 
 from __future__ import annotations
@@ -58,10 +58,11 @@ def overhead() -> str:
         lines.append(f"| {contender} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"One condition and trivial node functions, no callbacks; least of {machine['rounds']} rounds, the contenders taking "
-        f"turns in one run ({machine['processor']}, Python {machine['Python']}, {machine['date']}). Only the ratios carry "
-        "over to other machines. `from dynflow import load` costs more CPU time than importing LCEL alone; the full table, "
-        "with imports and chains of nodes, is in [`benchmarks/results/overhead.md`](benchmarks/results/overhead.md).",
+        f"One condition and trivial node functions, no callbacks; least of {machine['rounds']} rounds, the contenders "
+        f"taking turns in one run ({machine['processor']}, Python {machine['Python']}, {machine['date']}). Only the "
+        "ratios carry over to other machines. `from dynflow import load` costs more CPU time than importing LCEL alone; "
+        "the full table, with imports and chains of nodes, is in "
+        "[`benchmarks/results/overhead.md`](benchmarks/results/overhead.md).",
     ]
     return "\n".join(lines)
 

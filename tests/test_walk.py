@@ -17,6 +17,7 @@ from dynflow.graph import CheckedGraph
 from dynflow.language.evaluate import UNKNOWN
 from dynflow.language.spec import END, START
 from dynflow.walk import State, Walk
+from tests.effort import EFFORT
 
 OUTSIDE = {"params": {"bound": 0.5}, "input": {"turns": 2}, "budget": {"seconds_left": 10.0}}
 
@@ -176,7 +177,7 @@ def sound(text: str) -> CheckedGraph:
     return graph
 
 
-walks = settings(max_examples=250, deadline=None, suppress_health_check=[*HealthCheck])
+walks = settings(max_examples=250 * EFFORT, deadline=None, suppress_health_check=[*HealthCheck])
 
 
 @walks

@@ -22,6 +22,7 @@ class DifficultyClassifier(Node):
     type = "difficulty_classifier"
     summary = "scores how much a request needs the strong model, 0 (easy) to 1 (hard), without calling one"
     extra = "quickstart"
+    can_answer: ClassVar[bool] = False
     batches: ClassVar[bool] = True
 
     class Options(NodeOptions):

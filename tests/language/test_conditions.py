@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dynflow.language.evaluate import UNKNOWN, compile_expression
 from dynflow.language.expression import parse_expression
 from dynflow.language.facts import facts
+from tests.effort import EFFORT
 
 SYMBOLS = {"t": True, "f": False, "u": UNKNOWN}
 
@@ -252,14 +253,14 @@ class Naive:
         return False if False in links else UNKNOWN if UNKNOWN in links else True
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 * EFFORT, deadline=None)
 @given(conditions, states)
 def test_same_as_a_naive_evaluator(text: str, states: dict[str, Any]) -> None:
     found = compile_expression(parse_expression(text))(lambda owner, port: read(states, owner, port))
     assert found is Naive(states).value(text)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600 * EFFORT, deadline=None)
 @given(conditions, states)
 def test_facts_are_sound(text: str, states: dict[str, Any]) -> None:
     """Where a condition is true, what it proves is so; likewise where it is false."""

@@ -22,6 +22,7 @@ _MEASURE = """
 import json, resource, sys, time
 from dynflow.compile import check_text
 from tests.language.hostile import SOUND, all_texts
+from tests.effort import EFFORT
 
 def seconds(work):
     began = time.process_time()
@@ -135,13 +136,13 @@ words = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300 * EFFORT, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200), st.lists(words, max_size=25).map("".join)))
 def test_any_text(text: Text) -> None:
     _expect_typed(text)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300 * EFFORT, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(0, len(SOUND) - 1), st.integers(0, 8), words), min_size=1, max_size=4))
 def test_any_edit_of_a_sound_graph(edits: list[tuple[int, int, str]]) -> None:
     text = SOUND
@@ -191,7 +192,7 @@ options = st.sampled_from(
 types = st.sampled_from(["chat", "prompt", "router", "runnable", "graph", "parallel", "race", "difficulty_classifier"])
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400 * EFFORT, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     types,
     st.dictionaries(options, plain, max_size=5),

@@ -60,7 +60,7 @@ def overhead() -> str:
         "",
         f"One condition and trivial node functions, no callbacks; least of {machine['rounds']} rounds, the contenders "
         f"taking turns in one run ({machine['processor']}, Python {machine['Python']}, {machine['date']}). Only the "
-        "ratios carry over to other machines. `from dynflow import load` costs more CPU time than importing LCEL alone; "
+        "ratios carry over to other machines. `from dynflow import load` costs more CPU time than importing LCEL; "
         "the full table, with imports and chains of nodes, is in "
         "[`benchmarks/results/overhead.md`](benchmarks/results/overhead.md).",
     ]

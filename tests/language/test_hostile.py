@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dynflow.compile import check_text, compile_text
 from dynflow.errors import GraphError
+from tests.effort import EFFORT
 from tests.language.hostile import SOUND, Text, all_texts
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,6 @@ _MEASURE = """
 import json, resource, sys, time
 from dynflow.compile import check_text
 from tests.language.hostile import SOUND, all_texts
-from tests.effort import EFFORT
 
 def seconds(work):
     began = time.process_time()

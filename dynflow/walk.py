@@ -127,7 +127,7 @@ class Walk:
         names = ", ".join(passed_over)
         if not passed_over:
             raise NoEligibleAnswer(f"no edge out of {self.at!r} is true, and it has no default edge")
-        raise NoEligibleAnswer(f"from {self.at!r} no way on fits this request: not {names}")
+        raise NoEligibleAnswer(f"from {self.at!r} no way on fits this request: {names} cannot take it")
 
     def result(self) -> str | None:
         """The last answer on the path that succeeded."""

@@ -59,6 +59,8 @@ class Encoder:
 
         A text counts up to its 256th token. A vector does not depend on the texts beside it. Raises as `warm_up`.
         """
+        if threading.current_thread().daemon:
+            return apart(lambda: self.embed(texts))
         session, tokenizer = self._load()
         import numpy as np
 

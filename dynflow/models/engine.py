@@ -13,7 +13,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from dynflow.errors import Overloaded
-from dynflow.models.apart import apart
+from dynflow.models.apart import apart, start
 
 Event = Mapping[str, Any] | Exception | None
 """What a request gives, in order: events of the OpenAI chat protocol, an Exception if it failed, and None at last."""
@@ -70,9 +70,7 @@ class Engine(ABC):
                     raise Overloaded(f"{self.name} is busy and {limit} requests wait already; raise its `queue`")
                 self._waiting.append(job)
             else:
-                # Not a daemon, also where one asks, whose daemonhood a thread would inherit: a daemon that comes back
-                # from native code while Python shuts down aborts the process.
-                threading.Thread(target=self._work, args=(job,), name=f"dynflow {self.name}", daemon=False).start()
+                start(lambda: self._work(job), f"dynflow {self.name}")
                 self._busy = True
 
     def cancel(self, job: Job) -> None:

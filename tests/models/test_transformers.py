@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from langchain_core.exceptions import ContextOverflowError, ModelTimeoutError
@@ -90,6 +91,17 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     with pytest.raises(MissingModel):
         chat(model=str(tmp_path)).warm_up()
+
+
+def test_an_unknown_hub_id_offline_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    asked = Mock(side_effect=OSError("no network"))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", asked)
+    with pytest.raises(MissingModel, match=r"no model 'nope/nope': .*\(no network\); give a local folder, embedded/"):
+        chat(model="nope/nope").warm_up()
+    asked.assert_called_once()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

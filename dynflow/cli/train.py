@@ -65,7 +65,7 @@ def difficulty(data: tuple[Path, ...], out: Path, kind: str, weak: str, strong: 
         report = train(files, kind, out, weak=weak, strong=strong, progress=progress)
     click.echo(f"trained on {report.rows:,} rows; wrote {report.out}")
     for name, figures in report.figures.items():
-        shown = ", ".join(f"{figure} {value:g}" for figure, value in figures.items())
+        shown = ", ".join(f"{figure} {'none' if value is None else f'{value:g}'}" for figure, value in figures.items())
         click.echo(f"  {name}: {shown}")
     click.echo(f"use it with `estimator: {out if '/' in str(out) else f'./{out}'}`")
 

@@ -148,7 +148,7 @@ def save(folder: Path, kind: str, head: Head, facts: dict[str, Any], card: str) 
     own = {"format": FORMAT, "kind": kind, "features": feature_digest(), "sha256": hashlib.sha256(data).hexdigest()}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "head.safetensors").write_bytes(data)
-    (folder / "head.json").write_text(json.dumps({**own, **facts}, indent=2) + "\n", encoding="utf-8")
+    (folder / "head.json").write_text(json.dumps({**own, **facts}, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dynflow.nodes.difficulty_classifier.train import Row
 
+Figures = dict[str, dict[str, float | None]]
+"""Measures by name, by the rows that they were taken on; None where those rows give nothing to measure."""
+
 _CARD = """\
 # Difficulty classifier, `{kind}`
 
@@ -58,7 +61,7 @@ def render_card(
     rows: list[Row],
     files: dict[str, str],
     penalties: tuple[float, ...],
-    figures: dict[str, dict[str, float]],
+    figures: Figures,
 ) -> str:
     """Markdown; `files` are SHA-256 sums by name, `figures` the measures by name of the rows."""
     counts = Counter(row.source for row in rows)
@@ -74,12 +77,17 @@ def render_card(
         ),
         files="\n".join(f"| `{name}` | `{digest}` |" for name, digest in files.items()),
         figures="\n".join(
-            f"| {name} | {f['rows']} | {f['apgr']:.3f} | {f['apgr_length']:.3f} | {f['auc']:.3f} | {f['spearman']:.3f} "
-            f"| {f['brier_weak']:.3f} ({f['base_weak']:.3f}) | {f['brier_strong']:.3f} ({f['base_strong']:.3f}) |"
+            f"| {name} | {f['rows']} | {_figure(f['apgr'])} | {_figure(f['apgr_length'])} | {_figure(f['auc'])} "
+            f"| {_figure(f['spearman'])} | {_figure(f['brier_weak'])} ({_figure(f['base_weak'])}) "
+            f"| {_figure(f['brier_strong'])} ({_figure(f['base_strong'])}) |"
             for name, f in figures.items()
         ),
         lowest=_where_strong_is_worse(rows),
     )
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
 
 
 def _where_strong_is_worse(rows: list[Row]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dynflow.nodes.difficulty_classifier.card import Figures
     from dynflow.nodes.difficulty_classifier.measures import Array
 
     Folds = NDArray[np.int64]
@@ -60,7 +62,7 @@ class Report:
     kind: str
     rows: int
     penalties: tuple[float, ...]
-    figures: dict[str, dict[str, float]]
+    figures: Figures
 
 
 def train(
@@ -129,15 +131,18 @@ def train(
 def read_rows(path: Path, weak: str, strong: str) -> list[Row]:
     """The rows of an outcome file. Raises InputError that lists every bad line with its fault."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8-sig").rstrip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
+    lines = text.split("\n") if text else []  # splitlines() would cut at U+2028, which JSON may hold
     rows, faults = [], []
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(_row(json.loads(line), weak, strong))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             fault = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+            if isinstance(error, RecursionError):
+                fault = "is nested too deeply"
             faults.append(f"  line {number}: {fault}")
     if faults:
         shown = faults[:20] + ([f"  … and {len(faults) - 20} more"] if len(faults) > 20 else [])
@@ -161,8 +166,8 @@ def _row(record: Any, weak: str, strong: str) -> Row:
 
 
 def _last_user_turn(messages: Any) -> Any:
-    if not isinstance(messages, list):
-        raise ValueError("`messages` is not a list")
+    if not isinstance(messages, list) or not all(isinstance(turn, dict) for turn in messages):
+        raise ValueError("`messages` is not a list of objects")
     return next((turn.get("content") for turn in reversed(messages) if turn.get("role") in ("user", "human")), None)
 
 
@@ -203,8 +208,8 @@ def _gain_error(predicted: Array, quality: Array) -> float:
     return float(np.square(difference[:, STRONG] - difference[:, WEAK]).mean())
 
 
-def _figures(rows: list[Row], predicted: Array, quality: Array, calibration: Array) -> dict[str, dict[str, float]]:
-    """The measures on all rows and on each source."""
+def _figures(rows: list[Row], predicted: Array, quality: Array, calibration: Array) -> Figures:
+    """The measures on all rows and on each source; None where there is nothing to measure."""
     sources = np.array([row.source for row in rows])
     length = np.array([len(features.reading(row.text)) for row in rows])
     gain = predicted[:, STRONG] - predicted[:, WEAK]
@@ -214,10 +219,10 @@ def _figures(rows: list[Row], predicted: Array, quality: Array, calibration: Arr
     return {
         name: {
             "rows": int(rows_of.sum()),
-            "apgr": round(measures.average_gap_recovered(gain[rows_of], *quality[rows_of].T), 4),
-            "apgr_length": round(measures.average_gap_recovered(length[rows_of], *quality[rows_of].T), 4),
-            "auc": round(measures.area_under_curve(gain[rows_of], (quality[:, STRONG] > quality[:, WEAK])[rows_of]), 4),
-            "spearman": round(measures.rank_correlation(gain[rows_of], np.subtract(*quality[rows_of].T[::-1])), 4),
+            "apgr": _rounded(measures.average_gap_recovered(gain[rows_of], *quality[rows_of].T)),
+            "apgr_length": _rounded(measures.average_gap_recovered(length[rows_of], *quality[rows_of].T)),
+            "auc": _rounded(measures.area_under_curve(gain[rows_of], (quality[:, STRONG] > quality[:, WEAK])[rows_of])),
+            "spearman": _rounded(measures.rank_correlation(gain[rows_of], np.subtract(*quality[rows_of].T[::-1]))),
             "brier_weak": round(float(np.square(good - quality)[rows_of, WEAK].mean()), 4),
             "brier_strong": round(float(np.square(good - quality)[rows_of, STRONG].mean()), 4),
             "base_weak": round(float(quality[rows_of, WEAK].var()), 4),
@@ -225,3 +230,7 @@ def _figures(rows: list[Row], predicted: Array, quality: Array, calibration: Arr
         }
         for name, rows_of in kept.items()
     }
+
+
+def _rounded(figure: float) -> float | None:
+    return round(figure, 4) if math.isfinite(figure) else None

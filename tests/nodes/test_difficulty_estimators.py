@@ -135,7 +135,7 @@ def test_training_learns_and_survives_the_disk(outcomes: Path, tmp_path: Path, k
     seen = []
     report = train([outcomes], kind, tmp_path / "a", progress=lambda *progress: seen.append(progress))
     assert report.rows == 240
-    assert report.figures["all"]["apgr"] > 0.6
+    assert (report.figures["all"]["apgr"] or 0) > 0.6
     assert (240, 240, "features") in seen
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"README.md", "head.json", "head.safetensors"}
 
@@ -195,6 +195,38 @@ def test_messages_are_read_by_their_last_user_turn(tmp_path: Path) -> None:
     path.write_text(json.dumps(row), encoding="utf-8")
     (read,) = read_rows(path, "small", "large")
     assert (read.text, read.weak, read.strong) == ("new", 0.5, 1.0)
+
+
+def test_lines_end_at_newlines_alone(tmp_path: Path) -> None:
+    texts = ["one\u2028two", "three\u0085four", "five\x0bsix"]
+    lines = [json.dumps({**json.loads(outcome(0, "x", 0, 1)), "prompt": text}, ensure_ascii=False) for text in texts]
+    path = tmp_path / "made.jsonl"
+    path.write_text("\ufeff" + "\r\n".join(lines) + "\n\n \n", encoding="utf-8", newline="")
+    assert [row.text for row in read_rows(path, "weak", "strong")] == texts
+
+
+def test_odd_rows_are_listed_too(tmp_path: Path) -> None:
+    row = json.loads(outcome(0, "fine", 0, 1))
+    turns = json.dumps({"id": "1", "messages": ["hi"], "outcomes": row["outcomes"]})
+    path = tmp_path / "odd.jsonl"
+    path.write_text("\n".join([json.dumps(row), turns, "[" * 200_000]), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read_rows(path, "weak", "strong")
+    assert str(caught.value).splitlines()[1:] == [
+        "  line 2: `messages` is not a list of objects",
+        "  line 3: is nested too deeply",
+    ]
+
+
+def test_figures_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "better.jsonl"
+    texts = (json.loads(line)["prompt"] for line in made_rows())
+    path.write_text("\n".join(outcome(n, text, 0, 1) for n, text in enumerate(texts)), encoding="utf-8")
+    report = train([path], "surface", tmp_path / "a")
+    assert report.figures["all"]["auc"] is None
+    written = (tmp_path / "a" / "head.json").read_text(encoding="utf-8")
+    assert json.loads(written, parse_constant=pytest.fail)["figures"]["all"]["auc"] is None
+    assert "| none |" in (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
 
 
 def test_too_little_and_senseless_data_are_refused(tmp_path: Path) -> None:

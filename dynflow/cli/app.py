@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
@@ -10,13 +11,14 @@ import sys
 import warnings
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 VERBS = ("check", "run", "explain", "draw", "new", "nodes", "models", "schema", "train", "completion")
 FAILED = 1
 INTERRUPTED = 130
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 class Verbs(click.Group):
@@ -88,13 +90,48 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main() -> None:
     """Entry point of the `dynflow` script."""
+    if sys.stdout is None:
+        click.echo("error: standard output is closed: there is nowhere to write to", err=True)
+        sys.exit(FAILED)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without our arrows is no reason to fail
+    sys.unraisablehook = _unraisable
     try:
         cli.main(prog_name="dynflow")
-    finally:  # a Ctrl-C while threads end is no news any more: end at once and without a traceback
+    except KeyboardInterrupt:  # another one, while the first is told of
+        _leave(INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            _leave(INTERRUPTED)
+        raise
+    finally:
+        _flush()
+        # A Ctrl-C while threads end is no news any more: end at once and without a traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """As Python does it, but a Ctrl-C that comes where no error can be raised, as in mid-import, is not lost."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    click.echo("interrupted", err=True)
+    _leave(INTERRUPTED)
+
+
+def _leave(code: int) -> NoReturn:
+    """End without waiting for threads: one may be loading a model, which takes long and cannot be stopped."""
+    _flush()
+    os._exit(code)
+
+
+def _flush() -> None:
+    """Write out what is still to be written; where that fails it has failed before, and Python must not try again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def explain_error(error: Exception) -> str:
@@ -112,6 +149,8 @@ def explain_error(error: Exception) -> str:
         return f"{label} {error}{notes}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{label} {error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+        return f"{label} the output cannot be written: {error.strerror}"
     return f"{label} {type(error).__name__}: {error}{notes}; rerun with `dynflow --debug …` for the traceback"
 
 

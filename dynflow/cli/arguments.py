@@ -51,6 +51,10 @@ def read_request(given: str | None, flow: Flow) -> Any:
 def _text(given: str | None) -> str:
     if given is not None and given != "-":
         return given
+    if sys.stdin is None:
+        from dynflow.errors import InputError
+
+        raise InputError("standard input is closed: give the question as an argument")
     if given is None and sys.stdin.isatty():
         raise click.UsageError("give a question as INPUT, or pipe one in")
     try:

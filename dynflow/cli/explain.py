@@ -99,6 +99,8 @@ def _would_do(flow: Flow, plan: NodePlan) -> str:
 def _model(flow: Flow, plan: NodePlan) -> str:
     if plan.members:
         return f"its members {', '.join(plan.members)} ({plan.cls.type})"
+    if plan.cls.type == "graph":
+        return _inner_answers(flow.resources.subflow(plan.id, plan.options.uses), plan.options.uses)
     if plan.model is None:
         return f"its type {plan.cls.type}, without a model of its own"
     settings = flow.resources.model_settings(plan.model)
@@ -110,6 +112,12 @@ def _model(flow: Flow, plan: NodePlan) -> str:
     else:
         cost = "free of charge"
     return f"the model {plan.model} ({settings.provider} {settings.model}, {cost})"
+
+
+def _inner_answers(inner: Flow, file: str) -> str:
+    """What may answer in a sub-graph; its signals are not run here, so which it would be is not known."""
+    answers = [f"{name}, {_model(inner, inner.checked.nodes[name])}" for name in inner.checked.answers]
+    return f"the graph {file} (there by {'; or by '.join(answers)})"
 
 
 def _afterwards(graph: CheckedGraph, plan: NodePlan) -> Iterator[str]:

@@ -79,7 +79,5 @@ def command(file: Path) -> None:
     """
     if file.exists():
         raise click.ClickException(f"{file} exists already; give another name: dynflow new <file>")
-    if not file.parent.is_dir():
-        raise click.ClickException(f"there is no folder {file.parent}")
     write_whole(file, STARTER.format(file=file, name=file.stem.replace("-", "_")).encode())
     click.echo(f"wrote {file}; try: dynflow run {file} 'What is the capital of France?'")

@@ -46,7 +46,12 @@ def command(type: str | None) -> None:
         return
     if type not in node_types():
         raise click.BadParameter(f"there is no node type {type!r}{did_you_mean(type, node_types())}", param_hint="TYPE")
-    for line in describe(node_type(type)):
+    try:
+        cls = node_type(type)
+    except ImportError as error:
+        text = f"the node type {type!r} cannot be loaded: {error}; install what its package needs"
+        raise click.ClickException(text) from error
+    for line in describe(cls):
         click.echo(line)
 
 

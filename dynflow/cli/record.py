@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ def _walk_lines(record: Record, indent: str = "") -> Iterator[str]:
     yield from decision_lines(record["decisions"], f"{indent}  ")
     yield from (f"{indent}{line}" for line in _degraded_lines(record))
     for node in record["nodes"]:
+        if winner := node["values"].get("winner"):
+            yield f"{indent}  {node['node']}: {winner} won"
         for note in node.get("notes", ()):
             yield f"{indent}  {node['node']}: {note}"
     for name, inner in record.get("inner", {}).items():
@@ -79,7 +82,9 @@ def _saving(ledger: Mapping[str, Any]) -> str:
     usd, baseline, baseline_usd = ledger["usd"], ledger["baseline"], ledger["baseline_usd"]
     if baseline_usd is None:
         return f"cost of {baseline} alone unknown"
-    ran = any(node["node"] == baseline and node["usd"] == baseline_usd for node in ledger["nodes"])
+    # A sub-graph has a line for each of its nodes, none of its own.
+    costs = [node["usd"] for node in ledger["nodes"] if node["node"].partition("/")[0] == baseline]
+    ran = bool(costs) and None not in costs and math.isclose(math.fsum(costs), baseline_usd, abs_tol=1e-12)
     alone = f"{baseline} alone {'cost' if ran else 'would cost about'} {dollars(baseline_usd)}"
     if usd is None or baseline_usd == 0:
         return alone

@@ -44,7 +44,16 @@ def dollars(usd: float) -> str:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all. Raises `OSError`."""
+    """Write a file whole or not at all. Raises `OSError`, and `click.ClickException` where its folder is missing."""
+    if not path.parent.is_dir():
+        raise click.ClickException(f"there is no folder {path.parent}")
+    try:
+        _write_aside(path, content)
+    except OSError as error:  # of a temporary file, whose name would tell nobody anything
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write_aside(path: Path, content: bytes) -> None:
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         unfinished = Path(file.name)
         try:

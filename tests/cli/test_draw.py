@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -94,8 +95,15 @@ def test_a_suffix_that_says_nothing(invoke, graph, tmp_path):
 def test_a_folder_that_is_not_there(invoke, graph, tmp_path):
     result = invoke("draw", graph, "-o", str(tmp_path / "no" / "graph.svg"))
     assert result.exit_code == 1
-    assert "No such file" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr == f"Error: there is no folder {tmp_path / 'no'}\n"
+
+
+def test_a_file_that_cannot_be_written(invoke, graph, tmp_path, monkeypatch):
+    refused = PermissionError(13, "Permission denied", "/an/invented/name")
+    monkeypatch.setattr("dynflow.cli.terminal.tempfile.NamedTemporaryFile", Mock(side_effect=refused))
+    result = invoke("draw", graph, "-o", str(tmp_path / "graph.svg"))
+    assert result.exit_code == 1
+    assert result.stderr == f"error: {tmp_path / 'graph.svg'}: Permission denied\n"
 
 
 def test_a_broken_graph_is_not_drawn(invoke, write, tmp_path):

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import shutil
+
+from dynflow.nodes.difficulty_classifier.artefact import SHIPPED
+
 GRAPH = """\
 version: 1
 params:
@@ -56,8 +60,9 @@ def test_a_signal_that_calls_a_model_is_not_run(invoke, write):
     assert "what it would find is not known without that" in result.stdout
 
 
-def test_a_failed_signal_is_told(invoke, write):
-    graph = write("graph.yaml", GRAPH.replace("estimator: surface", "estimator: ./nowhere"))
+def test_a_failed_signal_is_told(invoke, write, tmp_path):
+    (shutil.copytree(SHIPPED / "surface", tmp_path / "damaged") / "head.safetensors").unlink()
+    graph = write("graph.yaml", GRAPH.replace("estimator: surface", "estimator: ./damaged"))
     result = invoke("explain", graph, "Hi")
     assert result.exit_code == 0
     assert "  difficulty (unavailable): " in result.stdout
@@ -74,3 +79,22 @@ def test_groups_are_not_run_if_a_member_would_call_a_model(invoke, write):
     result = invoke("explain", write("race.yaml", "\n".join(kept)), "Hi")
     assert result.exit_code == 0, result.stderr
     assert "both would answer by its members local, cloud (race), held" in result.stdout
+
+
+def test_the_answers_of_a_sub_graph_are_named(invoke, write):
+    write("inner.yaml", GRAPH)
+    outer = """\
+version: 1
+nodes:
+  sub: {type: graph, uses: inner.yaml}
+edges:
+  - {from: start, to: sub}
+  - {from: sub, to: end}
+"""
+    result = invoke("explain", write("outer.yaml", outer), "Hi")
+    assert result.exit_code == 0, result.stderr
+    assert (
+        "sub would answer by the graph inner.yaml (there by local, the model small (llama_cpp "
+        "embedded/smollm2-135m-instruct, free of charge); or by cloud, the model large (litellm openai/gpt-5-mini, "
+        "$0.25 per million tokens in, $2.00 out)), streaming live.\n"
+    ) in result.stdout

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -12,6 +14,8 @@ from dynflow.cli.examples import example_of
 from dynflow.cli.nodes import describe
 from dynflow.language.references import parse_reference
 from dynflow.node import Node, NodeOptions, Output, node_type, node_types
+
+BUILT_IN = [point.name for point in entry_points(group="dynflow.nodes") if point.value.startswith("dynflow.")]
 
 
 class Custom(Node):
@@ -36,7 +40,7 @@ def test_every_type_is_listed(invoke):
     assert [line.split()[0] for line in result.stdout.splitlines()[1:-2]] == list(node_types())
 
 
-@pytest.mark.parametrize("name", node_types())
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_each_type_is_described(invoke, name):
     result = invoke("nodes", name)
     assert result.exit_code == 0
@@ -51,13 +55,24 @@ def test_each_type_is_described(invoke, name):
     )
 
 
-@pytest.mark.parametrize("name", node_types())
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_each_example_fits_its_type(name):
     ((_, example),) = yaml.safe_load(example_of(node_type(name))).items()
     assert example.pop("type") == name
     for common in ("timeout", "on_failure"):
         example.pop(common, None)
     node_type(name).Options.model_validate({key: _read(value) for key, value in example.items()})
+
+
+def test_a_type_that_cannot_be_loaded(invoke, monkeypatch):
+    monkeypatch.setattr("dynflow.node.node_types", lambda: ("broken",))
+    monkeypatch.setattr("dynflow.node.node_type", Mock(side_effect=ModuleNotFoundError("No module named 'absent'")))
+    result = invoke("nodes", "broken")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "Error: the node type 'broken' cannot be loaded: No module named 'absent'; install what its package needs\n"
+    )
+    assert "cannot be loaded: No module named 'absent'" in invoke("nodes").stdout
 
 
 def _read(value):

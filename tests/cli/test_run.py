@@ -235,6 +235,55 @@ def test_the_saving(usd, baseline_usd, node_usd, words):
     assert bill(ledger).endswith(words)
 
 
+def test_what_a_sub_graph_as_baseline_did_cost():
+    ledger = {
+        "usd": 0.003,
+        "seconds": 0.0,
+        "tokens": {"input": 0, "output": 0},
+        "baseline": "sub",
+        "baseline_usd": 0.003,
+        "nodes": [{"node": "sub/draft", "usd": 0.001}, {"node": "sub/inner/cloud", "usd": 0.002}],
+    }
+    assert bill(ledger).endswith("sub alone cost $0.003: nothing saved")
+    ledger["nodes"] = [{"node": "subtle", "usd": 0.003}]
+    assert bill(ledger).endswith("sub alone would cost about $0.003: nothing saved")
+
+
+def test_the_winner_of_a_race_is_told(invoke, write):
+    graph = """\
+version: 1
+name: racing
+nodes:
+  one: {type: prompt, role: answer, template: one}
+  two: {type: prompt, role: answer, template: two}
+  both: {type: race, of: [one, two], stagger: 30s}
+edges:
+  - {from: start, to: both}
+  - {from: both, to: end}
+"""
+    result = invoke("run", write("race.yaml", graph), "Hi")
+    assert result.stdout == "one\n"
+    assert "  both: one won\n" in result.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="shell redirections")
+@pytest.mark.parametrize(
+    ("redirection", "words"),
+    [
+        ("'Hi' >&-", "error: standard output is closed: there is nowhere to write to\n"),
+        ("'Hi' >/dev/full", "error: the output cannot be written: No space left on device\n"),
+        ("'Hi' --json >/dev/full", "error: the output cannot be written: No space left on device\n"),
+        ("<&-", "error: standard input is closed: give the question as an argument\n"),
+    ],
+)
+def test_a_stream_that_cannot_be_used(canned, redirection, words):
+    if "/dev/full" in redirection and not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    command = f"{sys.executable} -m dynflow run {canned} {redirection}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, words)
+
+
 @needs_model
 def test_a_real_model_answers_and_keeps_its_log_to_itself(write):
     graph = write("local.yaml", LOCAL)
@@ -262,3 +311,22 @@ def test_ctrl_c_in_mid_generation(write, limits):
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.decode().strip() == "interrupted"
+
+
+CTRL_C = "import sys, dynflow.cli; sys.stdout.write('.'); sys.stdout.flush(); dynflow.cli.main()"
+
+
+@needs_model
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+@pytest.mark.parametrize("seconds", [0.1, 0.6, 0.9, 1.1, 1.3, 1.5, 1.8])  # in imports, in loading, in generation
+def test_ctrl_c_whenever_it_comes(write, seconds):
+    text = LOCAL.replace(", system: You are a helpful assistant.", "")  # it would be brief
+    graph = write("local.yaml", text + "limits: {timeout: 90s}\n")
+    command = [sys.executable, "-c", CTRL_C, "run", graph, "Count from 1 to 1000, in words."]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)  # it is about to begin
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.decode().strip()) == (130, "interrupted")

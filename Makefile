@@ -7,7 +7,7 @@ comma := ,
 CLOUD := $(if $(OPENAI_API_KEY),litellm)
 QUICKSTART := .venv/.installed-quickstart$(addprefix -,$(CLOUD))
 
-.PHONY: help quickstart test lint types soak wheel benchmarks clean
+.PHONY: help quickstart test lint types soak generated wheel benchmarks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,11 +33,17 @@ types: .venv/.installed-test
 soak: .venv/.installed-test  ## the long proofs; CI runs a tenth of them
 	DYNFLOW_SOAK=1 $(BIN)/python -m pytest tests/language tests/test_walk.py
 
+generated: .venv/.installed-test  ## make anew what is made from the code: schema, pages, README blocks
+	$(BIN)/python -m dynflow.language.schema > schema.tmp && mv schema.tmp dynflow/schema/v1.json
+	$(BIN)/python -m tests.language.errors_page > errors.tmp && mv errors.tmp docs/errors.md
+	$(BIN)/python scripts/update_readme.py
+
 wheel: .venv/.installed-test  ## build the wheel
 	$(BIN)/python -m build --wheel
 
-benchmarks: .venv/.installed-test  ## overhead against LangChain and LangGraph; run on a quiet machine
-	$(BIN)/python benchmarks/overhead.py
+benchmarks: .venv/.installed-test  ## overhead against LangChain, LangGraph and Haystack; run on a quiet machine
+	$(BIN)/python benchmarks/overhead.py --json benchmarks/results/overhead.json > overhead.tmp
+	mv overhead.tmp benchmarks/results/overhead.md
 
 clean:  ## remove what was installed and built
 	rm -rf .venv build dist *.egg-info

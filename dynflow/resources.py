@@ -16,6 +16,7 @@ from dynflow.errors import InputError, MissingDependency, MissingEnvironment, Mi
 from dynflow.graph import CheckedGraph
 from dynflow.language.references import AnyReference, EnvironmentReference
 from dynflow.language.source import did_you_mean
+from dynflow.models.apart import apart
 from dynflow.models.known import Known, known
 from dynflow.models.settings import ModelSettings
 from dynflow.node import Node
@@ -56,7 +57,7 @@ class FlowResources:
         node = self.cold_node(name)
         with self._warming[name]:  # its own: a node that loads for long holds up no other
             if name not in self._warm:
-                node.warm_up()
+                apart(node.warm_up)  # imports and loads native code, which must not be cut off
                 self._warm.add(name)
         return node
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from dynflow.certainty import Certainty
 from dynflow.errors import GraphError
 from dynflow.graph import CheckedGraph, NodePlan, Way, check_ends, check_shape, to_digraph
@@ -152,11 +154,14 @@ def _warn(source: Source, spec: GraphSpec, nodes: Mapping[str, NodePlan], ways: 
             text = f"no node uses the model {model!r}: remove it, or name it in a node"
             source.report("unused", text, ("models", model), key=True, severity="warning")
             continue
+        if isinstance(settings.api_key, SecretStr):
+            text = f"the key of the model {model!r} stands in the file: write ${{env:NAME}}, so that it stays out of copies"
+            source.report("literal_secret", text, ("models", model, "api_key"), severity="warning")
         for path, reference in settings.references().items():
             if (
                 isinstance(reference, EnvironmentReference)
                 and reference.default is None
-                and reference.name not in os.environ
+                and not os.environ.get(reference.name)
             ):
                 text = f"{reference.name} is not set; the model {model!r} fails until it is: export {reference.name}=…"
                 source.report("missing_environment", text, ("models", model, *path), severity="warning")

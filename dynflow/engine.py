@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import RunnableConfig
 
 from dynflow.batch import abatch_sessions, batch_sessions
+from dynflow.closing import aclosing, closing
 from dynflow.errors import ParamError
 from dynflow.graph import CheckedGraph
 from dynflow.ledger import Budget, DayAllowance
@@ -140,7 +140,7 @@ class Engine:
             if not visit.live:
                 session.complete(visit, runner.run(visit))
                 continue
-            with closing(runner.stream(visit)) as items:  # type: ignore[type-var]
+            with closing(runner.stream(visit)) as items:
                 for item in items:
                     if isinstance(item, Completed):
                         session.complete(visit, item)
@@ -160,7 +160,7 @@ class Engine:
             if not visit.live:
                 session.complete(visit, await runner.arun(visit))
                 continue
-            async with aclosing(runner.astream(visit)) as items:  # type: ignore[type-var]
+            async with aclosing(runner.astream(visit)) as items:
                 async for item in items:
                     if isinstance(item, Completed):
                         session.complete(visit, item)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from langchain_core.runnables.utils import ConfigurableFieldSpec
 from pydantic import ConfigDict, PrivateAttr
 from typing_extensions import override
 
+from dynflow.closing import aclosing
 from dynflow.compile import compile_text, read_graph_file
 from dynflow.engine import Engine
 from dynflow.errors import GraphError
@@ -75,6 +75,8 @@ class Flow(RunnableSerializable[Any, Any]):
                 raise GraphError([checked.source.problem("unknown_model", text, checked.source.place_of(("models",)))])
         resources = FlowResources(checked, folder, self.runnables, self.models, self._make_subflow)
         self._engine = Engine(checked, resources, path)
+        for name in checked.nodes:  # cheap; a sub-graph is read now, with the rest, and not at the first request
+            resources.cold_node(name)
 
     def _make_subflow(self, node_id: str, uses: str) -> Flow:
         file = Path(self.path) if self.path else None
@@ -221,7 +223,7 @@ class Flow(RunnableSerializable[Any, Any]):
         async def once() -> AsyncIterator[Any]:
             yield input
 
-        async with aclosing(self.atransform(once(), config, **kwargs)) as chunks:  # type: ignore[type-var]
+        async with aclosing(self.atransform(once(), config, **kwargs)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -234,11 +236,17 @@ class Flow(RunnableSerializable[Any, Any]):
         self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         chunks = self._atransform_stream_with_config(input, self._engine.atransform, config, **_no_options(kwargs))
-        async with aclosing(chunks) as running:  # type: ignore[type-var]
+        async with aclosing(chunks) as running:
             async for chunk in running:
                 yield chunk
 
-    # Pickling: the text is the whole; everything else is made from it again.
+    @override
+    def __repr_args__(self) -> Any:
+        # Neither the text, which may hold a key, nor what the host handed over.
+        yield "name", self.get_name()
+        yield "path", self.path
+
+    # Pickling: the text is the whole; everything else is made from it again, sub-graphs from their files.
 
     @override
     def __reduce__(self) -> tuple[Any, ...]:

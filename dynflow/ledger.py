@@ -132,6 +132,11 @@ class Allowance:
             self._taken += usd
             return True
 
+    @property
+    def period(self) -> str:
+        """The time that the amount is for; a reservation of an earlier one is no longer part of it."""
+        return ""
+
     def settle(self, reserved: float, actual: float) -> None:
         """Replace a reservation by what was really spent."""
         with self._lock:
@@ -166,9 +171,14 @@ class DayAllowance(Allowance):
         self._roll()
         return super().take(usd)
 
+    @property
+    def period(self) -> str:
+        self._roll()
+        return self._day
+
     def _roll(self) -> None:
-        today = self._today()
         with self._lock:
+            today = self._today()
             if today != self._day:
                 self._day, self._taken = today, 0.0
 
@@ -180,6 +190,8 @@ class Budget:
         self.request = Allowance(limits.usd_per_request)
         self.day = day
         self.outer = outer
+        self._periods: dict[int, str] = {}
+        """When each allowance was last drawn on."""
 
     @property
     def request_left(self) -> float:
@@ -237,7 +249,8 @@ class Budget:
     def settle(self, reserved: float, actual: float) -> None:
         """Replace a reservation by what was really spent."""
         for allowance in self._allowances():
-            allowance.settle(reserved, actual)
+            same = self._periods.get(id(allowance)) == allowance.period
+            allowance.settle(reserved if same else 0.0, actual)
 
     def _take(self, usd: float) -> bool:
         taken: list[Allowance] = []
@@ -247,4 +260,5 @@ class Budget:
                     earlier.settle(usd, 0.0)
                 return False
             taken.append(allowance)
+            self._periods[id(allowance)] = allowance.period
         return True

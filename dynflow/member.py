@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,18 +23,15 @@ class GroupMember:
         self._runner = runner
         self._visit = runner.session.visit(node_id, group=group)
         self._lock = threading.Lock()
-        self._began: float | None = None
         self._ended = False
         self._output: Output | None = None
 
     def run(self) -> Mapping[str, Any] | None:
         """Run it in this thread; its ports, or None where it failed or was called off."""
-        self._began = time.perf_counter()
         return self._take_down(self._runner.run(self._visit))
 
     async def arun(self) -> Mapping[str, Any] | None:
         """The same, async; cancelling the task calls it off."""
-        self._began = time.perf_counter()
         try:
             return self._take_down(await self._runner.arun(self._visit))
         except asyncio.CancelledError:
@@ -51,8 +47,7 @@ class GroupMember:
                 session.walk.states.pop(self.id, None)
                 return
             self._ended = True
-            if self._began is not None:
-                session.forget(self._visit, time.perf_counter() - self._began)
+            session.forget(self._visit)
 
     @property
     def output(self) -> Output | None:
@@ -70,7 +65,7 @@ class GroupMember:
                 return None
             if isinstance(done.error, Cancelled):  # its group was called off
                 self._ended = True
-                self._runner.session.forget(self._visit, done.seconds)
+                self._runner.session.forget(self._visit)
                 return None
             self._ended = True
             self._output = done.output

@@ -10,7 +10,6 @@ import functools
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -22,6 +21,7 @@ from langchain_core.messages.ai import add_ai_message_chunks
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import run_in_executor
 
+from dynflow.closing import aclosing, closing
 from dynflow.errors import NodeFailed
 from dynflow.language.options import Options
 from dynflow.language.references import Reference
@@ -95,10 +95,6 @@ class BuildScope(Protocol):
 
     def ports_of(self, node_id: str) -> Mapping[str, PortType]:
         """Ports of another node, without those that every node has."""
-        ...
-
-    def role_of(self, node_id: str) -> Role:
-        """Role of another node."""
         ...
 
     def type_of(self, reference: Reference) -> PortType:
@@ -312,7 +308,7 @@ class RunnableNode(Node):
 
     async def arun(self, call: Call) -> Output:
         if call.interruptible:  # a cancelled stream ends its run and its connection; LangChain's `ainvoke` need not
-            async with aclosing(self.astream(call)) as items:  # type: ignore[type-var]
+            async with aclosing(self.astream(call)) as items:
                 return _output_of([item async for item in items])
         runnable, value = self.prepare(call)
         return self.finish(call, await runnable.ainvoke(value, call.config))
@@ -320,7 +316,7 @@ class RunnableNode(Node):
     def stream(self, call: Call) -> Iterator[Any]:
         runnable, value = self.prepare(call)
         taken: list[Any] = []
-        with closing(runnable.stream(value, call.config)) as chunks:  # type: ignore[type-var]
+        with closing(runnable.stream(value, call.config)) as chunks:
             for chunk in chunks:
                 call.check()
                 taken.append(chunk)
@@ -330,7 +326,7 @@ class RunnableNode(Node):
     async def astream(self, call: Call) -> AsyncIterator[Any]:
         runnable, value = self.prepare(call)
         taken: list[Any] = []
-        async with aclosing(runnable.astream(value, call.config)) as chunks:  # type: ignore[type-var]
+        async with aclosing(runnable.astream(value, call.config)) as chunks:
             async for chunk in chunks:
                 taken.append(chunk)
                 yield chunk

@@ -237,9 +237,6 @@ class Scope:
     def ports_of(self, node_id: str) -> Mapping[str, PortType]:
         return self._table.own_ports(node_id)
 
-    def role_of(self, node_id: str) -> Role:
-        return self._table.role(node_id)
-
     def type_of(self, reference: Reference) -> PortType:
         """The type that all targets share; of enums, every value of each."""
         try:

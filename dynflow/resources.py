@@ -58,7 +58,8 @@ class FlowResources:
         with self._warming[name]:  # its own: a node that loads for long holds up no other
             if name not in self._warm:
                 apart(node.warm_up)  # imports and loads native code, which must not be cut off
-                self._warm.add(name)
+                with self._lock:
+                    self._warm.add(name)
         return node
 
     def is_warm(self, name: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, closing
 from typing import Any
 
 from langchain_core.callbacks import (
@@ -20,6 +19,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import patch_config, run_in_executor
 from langchain_core.tracers._streaming import _StreamingCallbackHandler
 
+from dynflow.closing import aclosing, closing
 from dynflow.errors import NodeFailed, StreamInterrupted
 from dynflow.member import GroupMember
 from dynflow.node import Call, Node, Output, add_up
@@ -73,6 +73,7 @@ class Runner:
             outcome = error
         except BaseException as error:
             outcome = error
+            self.session.forget(visit)
             raise
         finally:
             self.close(run, outcome)
@@ -81,7 +82,7 @@ class Runner:
     async def arun(self, visit: Visit) -> Completed:
         """The same, async."""
         if self.watched and visit.live:
-            async with aclosing(self.astream(visit)) as items:  # type: ignore[type-var]
+            async with aclosing(self.astream(visit)) as items:
                 return [item async for item in items][-1]  # type: ignore[no-any-return]
         run, config = await self.aopen(visit)
         began = time.perf_counter()
@@ -93,6 +94,7 @@ class Runner:
             outcome = error
         except BaseException as error:
             outcome = error
+            self.session.forget(visit)
             raise
         finally:
             visit.call_off()  # a worker thread that still runs for us may stop
@@ -114,7 +116,7 @@ class Runner:
             items = self.node(visit).stream(self.call(visit, config))
             if visit.time_limit < math.inf:
                 items = pumped(items, visit)
-            with closing(items):  # type: ignore[type-var]
+            with closing(items):
                 for item in items:
                     if isinstance(item, Output):
                         outcome = item
@@ -124,6 +126,7 @@ class Runner:
             outcome = error
         except BaseException as error:
             outcome = error
+            self.session.forget(visit)
             raise
         finally:
             visit.call_off()
@@ -140,7 +143,7 @@ class Runner:
             call = self.call(visit, config)
             ends = began + visit.time_limit
             node = await in_time(self.anode(visit), visit, visit.time_limit)
-            async with aclosing(node.astream(call)) as items:  # type: ignore[type-var]
+            async with aclosing(node.astream(call)) as items:
                 while True:
                     try:
                         # Around each step, not the whole: a yield must not stand inside a timeout.
@@ -156,6 +159,7 @@ class Runner:
             outcome = error
         except BaseException as error:
             outcome = error
+            self.session.forget(visit)
             raise
         finally:
             visit.call_off()
@@ -285,7 +289,7 @@ class _Emitted:
 def _has_content(chunk: Any) -> bool:
     if isinstance(chunk, AIMessageChunk):
         return bool(chunk.content or chunk.tool_call_chunks or chunk.additional_kwargs)
-    return bool(chunk) or chunk in (0, False)
+    return not isinstance(chunk, str) or bool(chunk)
 
 
 def completed(seconds: float, outcome: Output | BaseException | None) -> Completed:

@@ -31,7 +31,7 @@ from dynflow.language.references import AnyReference, Reference
 from dynflow.language.types import PortType, holds
 from dynflow.ledger import Budget, Entry, Ledger, Usage, cost
 from dynflow.models.known import Known
-from dynflow.node import Call, Member, Node
+from dynflow.node import Call, Cancelled, Member, Node
 from dynflow.request import Request
 from dynflow.trace import METADATA_KEY, FlowResult, Trace, Visited
 from dynflow.visit import Completed, Enclosing, Visit
@@ -97,6 +97,8 @@ class Session:
         self.ledger = Ledger(baseline=graph.spec.baseline)
         self._values: dict[str, Any] = {}
         self._errors: dict[str, Exception] = {}
+        self._running: dict[int, tuple[Visit, float]] = {}
+        """Visits begun and not taken down yet, with when they began."""
         if enclosing is not None:
             enclosing.sessions.append(self)
 
@@ -190,6 +192,7 @@ class Session:
         ends = self._deadline(now)
         if plan.cls.instant:
             ends = math.inf  # a canned reply may still go out when the time is up
+        self._running[id(visit)] = (visit, now)
         visit.expiry = DeadlineExceeded
         if plan.common.timeout is not None and now + plan.common.timeout <= ends:
             ends, visit.expiry = now + plan.common.timeout, NodeTimeout
@@ -201,7 +204,9 @@ class Session:
             visit.interruptible = True
 
     def call(self, visit: Visit, config: RunnableConfig, members: Mapping[str, Member]) -> Call:
-        """What the node gets to see. Raises where its options do not resolve, or its time is up already."""
+        """What the node gets to see. Raises where its options do not resolve, its time is up, or nobody waits for it."""
+        if visit.called_off:
+            raise Cancelled
         if visit.time_limit <= 0:
             raise visit.expired()
         if visit.node_id in self.closed:  # a group's member; the walk goes to no such node
@@ -244,7 +249,14 @@ class Session:
         )
 
     def complete(self, visit: Visit, done: Completed) -> None:
-        """Take down how a visit went; an output that is not what the node's ports declare is a failure."""
+        """Take down how a visit went; an output that is not what the node's ports declare is a failure.
+
+        Raises `Cancelled` where nobody waits for this request any more: it goes no further.
+        """
+        if isinstance(done.error, Cancelled) or id(visit) not in self._running:
+            self.forget(visit)
+            raise Cancelled
+        del self._running[id(visit)]
         fault = _port_fault(visit.plan.ports, done.output.ports) if done.output is not None else None
         if done.output is not None and fault is not None:
             text = f"the node type {visit.plan.cls.type!r} broke its own word: {fault}"
@@ -252,13 +264,11 @@ class Session:
         output, plan = done.output, visit.plan
         error = failure_kind(done.error) if done.error is not None else None
         usage = output.usage if output is not None else getattr(done.error, "usage", None)
-        usd = self._cost(usage, done.seconds)
         if visit.inner:
             usd = self._take_over(visit)
-        if visit.reserved:
-            if usage is None and not _surely_unbilled(done.error):
-                usd = visit.reserved  # an outcome in doubt is billed in full
-            self.budget.settle(visit.reserved, visit.reserved if usd is None else usd)
+        else:
+            in_doubt = usage is None and done.error is not None and not _surely_unbilled(done.error)
+            usage, usd = self._settle(visit, usage, done.seconds, in_doubt=in_doubt)
         on_failure = plan.common.on_failure if done.error is not None else None
         if output is not None:
             state = State(True, output.ports, None, done.seconds, usd, rescued=output.degraded)
@@ -285,20 +295,36 @@ class Session:
             )
         )
 
-    def forget(self, visit: Visit, seconds: float) -> None:
-        """Take down a member that was called off: it counts as not run, but what it may have cost is billed."""
+    def forget(self, visit: Visit) -> None:
+        """Take down a visit that was called off: it counts as not run, but what it may have cost is billed. Once."""
+        _, began = self._running.pop(id(visit), (None, None))
+        if began is None:
+            return
+        seconds = self.clock() - began
         if visit.inner:
             self._take_over(visit)
             return
-        model = visit.plan.model
-        usage = None if model is None else Usage(model, self.request.tokens, estimated=True)
-        usd = visit.reserved or self._cost(usage, seconds)
+        usage, usd = self._settle(visit, None, seconds, in_doubt=True)
         self.ledger.entries.append(Entry(visit.node_id, seconds, usd, usage))
+
+    def _settle(
+        self, visit: Visit, usage: Usage | None, seconds: float, *, in_doubt: bool
+    ) -> tuple[Usage | None, float | None]:
+        """What a visit used and cost; the budget is told. An outcome in doubt is billed in full, as far as that is known."""
+        model = visit.plan.model
+        if in_doubt and usage is None and model is not None:
+            usage = Usage(model, self.request.tokens, estimated=True)
+        usd = visit.reserved if in_doubt and visit.reserved else self._cost(usage, seconds)
+        self.budget.settle(visit.reserved, visit.reserved if usd is None else usd)
+        visit.reserved = 0.0
+        return usage, usd
 
     def _take_over(self, visit: Visit) -> float | None:
         """Take over the lines and records of the sub-graph that a visit walked; its cost in USD."""
         costs: list[float | None] = []
         for session in (session for enclosing in visit.inner for session in enclosing.sessions):
+            for running, _ in list(session._running.values()):
+                session.forget(running)  # it was called off with the visit around it
             costs.append(session.ledger.usd)
             for entry in session.ledger.entries:
                 self.ledger.entries.append(replace(entry, node=f"{visit.node_id}/{entry.node}"))

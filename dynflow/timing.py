@@ -9,9 +9,9 @@ import queue
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import closing
 from typing import Any, TypeVar
 
+from dynflow.closing import closing
 from dynflow.visit import Visit
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ def pumped(items: Iterator[Any], visit: Visit) -> Iterator[Any]:
 
     def work() -> None:
         try:
-            with closing(items):  # type: ignore[type-var]
+            with closing(items):
                 for item in items:
                     put(item)
                     if visit.called_off:

@@ -12,8 +12,7 @@ from dynflow.language.evaluate import UNKNOWN
 from dynflow.language.spec import END, START
 
 _RAN = frozenset({"seconds", "usd"})
-_EXPLAINS = (bool, int, float, str, type(None))
-_LONGEST_LABEL = 80
+_EXPLAINS = (bool, int, float, type(None))
 _OUTSIDE = frozenset({"params", "input", "budget"})
 
 
@@ -142,8 +141,13 @@ class Walk:
             value = self.lookup(port.owner, port.path[0])
             if len(port.path) > 1 and isinstance(value, Mapping):
                 value = value.get(port.path[1], UNKNOWN)
-            # Content (the request's text, a draft) is no number that explains a decision.
-            if isinstance(value, _EXPLAINS) and not (port.owner == "input" and port.path[0] == "text"):
-                if isinstance(value, str) and len(value) > _LONGEST_LABEL:
-                    continue
+            # Numbers and labels explain a decision; any other text is content, which no record holds.
+            if isinstance(value, _EXPLAINS) or (isinstance(value, str) and self._is_label(port.owner, port.path[0])):
                 values[".".join((port.owner, *port.path))] = value
+
+    def _is_label(self, owner: str, port: str) -> bool:
+        """Whether a port's texts come from the graph itself: a param, or one of a closed set."""
+        if owner in _OUTSIDE:
+            return owner == "params"
+        plan = self.graph.nodes[owner]
+        return port == "error" or (port in plan.ports and plan.ports[port].values is not None)

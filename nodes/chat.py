@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import Runnable
@@ -19,11 +19,9 @@ from dynflow.language.source import did_you_mean
 from dynflow.language.spec import Role
 from dynflow.language.types import PortType, any_type, enum, integer, number, string
 from dynflow.ledger import Usage
+from dynflow.models.settings import ModelSettings
 from dynflow.node import AnswerType, BuildScope, Call, Finding, ModelName, NodeOptions, Output, RunnableNode, Takes
 from dynflow.request import estimate_tokens
-
-if TYPE_CHECKING:
-    from dynflow.models.settings import ModelSettings
 
 _SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "seed")
 _MOST_SCHEMA_VALUES = 1_000
@@ -124,6 +122,10 @@ class Chat(RunnableNode):
         allowed = call.reserve(options.model, prompt_tokens, declared if isinstance(declared, int) else None)
         if allowed is not None:
             given["max_tokens"] = allowed
+        if call.seconds_left < math.inf and isinstance(getattr(model, "settings", None), ModelSettings):
+            # Our own adapters take a time limit per call: a silent upstream is left when nobody waits any more.
+            limit = settings.timeout if isinstance(settings.timeout, float) else math.inf
+            given["timeout"] = min(limit, max(call.seconds_left, 0.001))
         if options.logprobs:
             given["logprobs"] = True
         if options.output and settings.provider in _TAKES_RESPONSE_FORMAT:
@@ -261,7 +263,7 @@ def _match(text: str, labels: Sequence[str], usage: Usage) -> str:
     ]
     negated = _NEGATION.search(plain) is not None and not any(_NEGATION.search(label.casefold()) for label in named)
     if len(named) != 1 or negated:
-        raise NodeFailed(f"the model answered {text.strip()[:80]!r}, which is none of the labels", usage=usage)
+        raise NodeFailed(f"the model's answer ({len(text.strip())} characters) is none of the labels", usage=usage)
     return named[0]
 
 

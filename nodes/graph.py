@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import aclosing, closing
 from typing import Any, ClassVar
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import patch_config
 from pydantic import Field
 
+from dynflow.closing import aclosing, closing
 from dynflow.engine import ENCLOSING_KEY
 from dynflow.errors import GraphError
 from dynflow.flow import Flow
@@ -17,7 +17,7 @@ from dynflow.language.references import Reference
 from dynflow.language.source import did_you_mean
 from dynflow.language.spec import ParamBody, Role
 from dynflow.language.types import PortType, boolean, integer, number, type_of_value
-from dynflow.node import AnswerType, BuildScope, Call, Finding, Node, NodeOptions, Output
+from dynflow.node import AnswerType, BuildScope, Call, Finding, Node, NodeOptions, Output, Resources
 from dynflow.visit import Enclosing
 
 
@@ -95,9 +95,9 @@ class InnerGraph(Node):
         kinds = {inner.nodes[name].answer_type for name in inner.answers}
         return kinds.pop() if len(kinds) == 1 else object
 
-    @property
-    def _flow(self) -> Flow:
-        return self.resources.subflow(self.id, self.options.uses)
+    def __init__(self, node_id: str, options: Any, resources: Resources) -> None:
+        super().__init__(node_id, options, resources)
+        self._flow: Flow = resources.subflow(node_id, options.uses)
 
     def inner_params(self) -> Mapping[str, ParamBody]:
         return self._flow.params
@@ -117,7 +117,7 @@ class InnerGraph(Node):
 
     def stream(self, call: Call) -> Iterator[Any]:
         flow, value, config, shared = self._prepare(call)
-        with closing(flow.stream(value, config)) as chunks:  # type: ignore[type-var]
+        with closing(flow.stream(value, config)) as chunks:
             for chunk in chunks:
                 call.check()
                 yield chunk
@@ -125,7 +125,7 @@ class InnerGraph(Node):
 
     async def astream(self, call: Call) -> AsyncIterator[Any]:
         flow, value, config, shared = self._prepare(call)
-        async with aclosing(flow.astream(value, config)) as chunks:  # type: ignore[type-var]
+        async with aclosing(flow.astream(value, config)) as chunks:
             async for chunk in chunks:
                 yield chunk
         yield _output(shared)

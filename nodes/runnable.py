@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import aclosing, closing
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -13,6 +12,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import run_in_executor, set_config_context
 from pydantic import Field
 
+from dynflow.closing import aclosing, closing
 from dynflow.errors import NodeFailed
 from dynflow.language.references import IDENTIFIER, Reference
 from dynflow.language.source import did_you_mean
@@ -78,7 +78,7 @@ class RunnableOfHost(RunnableNode):
                 yield item
 
     async def astream(self, call: Call) -> AsyncIterator[Any]:
-        async with aclosing(super().astream(call)) as items:  # type: ignore[type-var]
+        async with aclosing(super().astream(call)) as items:
             async for item in items:
                 if self.options.ports is None or isinstance(item, Output):
                     yield item
@@ -142,7 +142,7 @@ class _Plain(Runnable[Any, Any]):
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
         result = await self._acall(input, config)
         if isinstance(result, Runnable):
-            async with aclosing(result.astream(input, config)) as chunks:  # type: ignore[type-var]
+            async with aclosing(result.astream(input, config)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         else:
@@ -182,7 +182,7 @@ class _Generator(Runnable[Any, Any]):
         return add_up(list(self.stream(input, config)))
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        async with aclosing(self.astream(input, config)) as chunks:  # type: ignore[type-var]
+        async with aclosing(self.astream(input, config)) as chunks:
             return add_up([chunk async for chunk in chunks])
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
@@ -198,6 +198,6 @@ class _Generator(Runnable[Any, Any]):
                 async for chunk in chunks:
                     yield chunk
             return
-        with closing(self.stream(input, config)) as steps:  # type: ignore[type-var]
+        with closing(self.stream(input, config)) as steps:
             while (chunk := await run_in_executor(None, next, steps, _END)) is not _END:
                 yield chunk

@@ -70,13 +70,12 @@ def _streams(flow: Flow) -> bool:
 
 def _print_stream(flow: Flow, request: Any, config: Any) -> Mapping[str, Any]:
     """Print the text chunk by chunk; the record comes with the last one."""
-    from contextlib import closing
-
+    from dynflow.closing import closing
     from dynflow.errors import StreamInterrupted
     from dynflow.trace import METADATA_KEY
 
     record: Mapping[str, Any] = {}
-    with closing(flow.stream(request, config)) as chunks:  # type: ignore[type-var]
+    with closing(flow.stream(request, config)) as chunks:
         try:
             for chunk in chunks:
                 click.echo(str(chunk.text), nl=False)

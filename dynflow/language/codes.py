@@ -100,6 +100,7 @@ CODES: dict[str, str] = {
     "unhandled_failure": "A signal can fail, and nothing handles it: the request fails too. Add `on_failure:`, "
     "or an edge "
     "`when: <node>.failed`.",
+    "literal_secret": "A key stands in the file itself, and so in every copy of it. Write `${env:NAME}`.",
     "missing_environment": "An environment variable is not set: the model fails until it is. Export it.",
     "mixed_answers": "The answers are of different types, so the graph cannot stand in for a chat model. Make "
     "them alike, "

@@ -85,6 +85,16 @@ class Problem:
         return f"::{self.severity} {joined}::{text}"
 
 
+_SECRET = re.compile(
+    r"((?:api_?key|secret|password|auth_?token)\w*['\"]?\s*:\s*['\"]?)(?!\$\{)([^\s,}'\"#]+)", re.IGNORECASE
+)
+
+
+def _masked(line: str) -> str:
+    """The line with what looks like a secret starred out, at its own length: excerpts go into logs."""
+    return _SECRET.sub(lambda found: found[1] + "*" * len(found[2]), line)
+
+
 class Source:
     """A graph's text with the places of its values and keys; collects problems."""
 
@@ -117,7 +127,7 @@ class Source:
             text = f"{text[: _TEXT_LENGTH // 2]} … {text[-_TEXT_LENGTH // 2 :]}"
         if place.line > len(self.lines):  # the parser looks beyond a last line without its end
             place = Place(len(self.lines), len(self.lines[-1]) + 1)
-        return Problem(code, text, self.file, place, self._line(place.line), severity)
+        return Problem(code, text, self.file, place, _masked(self._line(place.line)), severity)
 
     def report(
         self,

@@ -52,7 +52,6 @@ class ModelSettings(Options):
     stop: list[str] | None = Field(default=None, description="texts that end an answer, left out of it")
     seed: int | None = Field(default=None, ge=0, lt=2**31, description="makes sampling repeatable")
     timeout: Duration | None = Field(default=None, description="for one call, such as 30s")
-    retries: int = Field(default=2, ge=0, le=10, description="further attempts after a passing failure")
     threads: int | None = Field(default=None, gt=0, description="CPU threads of a local model")
     queue: int = Field(default=64, gt=0, description="requests that may wait for a local model")
     price: Price | None = Field(default=None, description="overrides the known price")

@@ -300,3 +300,116 @@ edges:
     flow = loads(text, runnables={"f": lambda _: {"text": "a", "score": 0.5}})
     warned = {problem.text.split("'")[1] for problem in flow.warnings if problem.code == "unhandled_failure"}
     assert warned == {"by_label", "by_score"}
+
+
+def test_a_key_in_the_file_stands_in_no_excerpt_and_no_repr() -> None:
+    text = ONE_CHAT.replace("{provider: host,", "{provider: litellm, model: x, api_key: sk-canary,")
+    flow = loads(text)
+    assert {problem.code for problem in flow.warnings} == {"literal_secret"}
+    shown = [repr(flow), str(flow.get_graph()), *(problem.render() for problem in flow.warnings)]
+    with pytest.raises(GraphError) as refused:
+        loads(text.replace("api_key:", "api_keyy:"))
+    assert not [one for one in [*shown, str(refused.value)] if "canary" in one]
+
+
+PAID_INNER = """
+version: 1
+models:
+  m: {provider: host, max_tokens: 1000, price: {input: 1, output: 1}}
+nodes:
+  slow: {type: runnable, name: slow, role: answer}
+  cloud: {type: chat, model: m}
+edges:
+  - {from: start, to: slow}
+  - {from: slow, to: cloud, when: slow.failed}
+  - {from: slow, to: end}
+  - {from: cloud, to: end}
+"""
+PAID_OUTER = """
+version: 1
+nodes:
+  s: {type: graph, uses: inner.yaml, timeout: 50ms}
+  sorry: {type: prompt, role: answer, template: sorry}
+edges:
+  - {from: start, to: s}
+  - {from: s, to: sorry, when: s.failed}
+  - {from: s, to: end}
+  - {from: sorry, to: end}
+"""
+
+
+def test_an_abandoned_sub_graph_buys_nothing_more(tmp_path: Path) -> None:
+    (tmp_path / "inner.yaml").write_text(PAID_INNER)
+    (tmp_path / "outer.yaml").write_text(PAID_OUTER)
+    model = FakeChat(replies=["paid"])
+
+    def slow(_: Any) -> Any:
+        time.sleep(0.3)
+        raise RuntimeError("late")
+
+    flow = load(tmp_path / "outer.yaml", models={"s/m": model}, runnables={"slow": slow})
+    assert flow.invoke("q").text == "sorry"
+    time.sleep(0.6)
+    assert model.calls == []
+
+
+def test_a_timed_out_priced_call_is_not_recorded_as_free() -> None:
+    text = ONE_CHAT.replace("limits: {usd_per_day: 5}", "").replace(
+        "{type: chat, model: m}", "{type: chat, model: m, timeout: 50ms}"
+    )
+    result = loads(text, models={"m": FakeChat(replies=["x"], delay=0.3)}).run("word " * 100)
+    entry = next(entry for entry in result.ledger.entries if entry.node == "a")
+    assert entry.usage is not None
+    assert entry.usage.estimated
+    assert entry.usd == pytest.approx(125e-6)
+
+
+def test_a_price_per_second_counts_against_the_day() -> None:
+    text = ONE_CHAT.replace("price: {input: 1, output: 1}", "price: {second: 1}").replace(
+        "usd_per_day: 5", "usd_per_day: 0.05"
+    )
+    flow = loads(text, models={"m": FakeChat(replies=["x"], delay=0.06)})
+    assert [flow.run("q").trace.answer for _ in range(2)] == ["a", "sorry"]
+
+
+def test_a_reservation_of_yesterday_does_not_lighten_today() -> None:
+    from dynflow.language.spec import Limits
+    from dynflow.ledger import Budget, DayAllowance
+    from dynflow.models.settings import Price
+
+    day = ["one"]
+    allowance = DayAllowance(1.0, today=lambda: day[0])
+    price = Price(input=0, output=1)
+    yesterdays, todays = Budget(Limits(usd_per_day=1.0), allowance), Budget(Limits(usd_per_day=1.0), allowance)
+    assert yesterdays.reserve("m", price, 0, 500_000) == (500_000, 0.5)
+    day[0] = "two"
+    assert todays.reserve("m", price, 0, 400_000) == (400_000, 0.4)
+    yesterdays.settle(0.5, 0.1)
+    assert allowance.left == pytest.approx(0.5)
+
+
+def test_closing_a_stream_gives_its_reservation_back_to_nobody_twice() -> None:
+    text = ONE_CHAT.replace("{provider: host,", "{provider: host, max_tokens: 1000,")
+    flow = loads(text, models={"m": FakeChat(replies=["one two three"])})
+    stream = flow.stream("q")
+    next(stream)
+    stream.close()
+    left = 5 - flow._engine.day.left
+    assert left == pytest.approx(0.001, rel=0.01)  # an outcome in doubt is billed in full, once
+
+
+def test_an_array_streams_as_it_is_invoked() -> None:
+    class Array:
+        def __bool__(self) -> bool:
+            raise ValueError("ambiguous")
+
+    value = Array()
+    assert list(loads(ONE_RUNNABLE, runnables={"f": lambda _: value}).stream("q")) == [value]
+
+
+def test_a_sub_graph_is_read_once_when_it_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "inner.yaml").write_text(INNER)
+    (tmp_path / "outer.yaml").write_text(OUTER)
+    flow = load(tmp_path / "outer.yaml", models={"s/h": FakeChat(replies=["inner"])})
+    (tmp_path / "inner.yaml").unlink()
+    assert flow.invoke("q").text == "inner"

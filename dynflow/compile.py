@@ -155,7 +155,7 @@ def _warn(source: Source, spec: GraphSpec, nodes: Mapping[str, NodePlan], ways: 
             source.report("unused", text, ("models", model), key=True, severity="warning")
             continue
         if isinstance(settings.api_key, SecretStr):
-            text = f"the key of the model {model!r} stands in the file: write ${{env:NAME}}, so that it stays out of copies"
+            text = f"the key of the model {model!r} stands in the file: write ${{env:NAME}}, to keep it out of copies"
             source.report("literal_secret", text, ("models", model, "api_key"), severity="warning")
         for path, reference in settings.references().items():
             if (

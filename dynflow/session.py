@@ -204,7 +204,7 @@ class Session:
             visit.interruptible = True
 
     def call(self, visit: Visit, config: RunnableConfig, members: Mapping[str, Member]) -> Call:
-        """What the node gets to see. Raises where its options do not resolve, its time is up, or nobody waits for it."""
+        """What the node gets to see. Raises where its options do not resolve, its time is up, or nobody waits."""
         if visit.called_off:
             raise Cancelled
         if visit.time_limit <= 0:
@@ -310,7 +310,7 @@ class Session:
     def _settle(
         self, visit: Visit, usage: Usage | None, seconds: float, *, in_doubt: bool
     ) -> tuple[Usage | None, float | None]:
-        """What a visit used and cost; the budget is told. An outcome in doubt is billed in full, as far as that is known."""
+        """What a visit used and cost; the budget is told. An outcome in doubt is billed in full, as far as known."""
         model = visit.plan.model
         if in_doubt and usage is None and model is not None:
             usage = Usage(model, self.request.tokens, estimated=True)

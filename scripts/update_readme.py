@@ -63,8 +63,8 @@ def overhead() -> str:
         "",
         f"One condition and trivial node functions, no callbacks; least of {machine['rounds']} rounds, the contenders "
         f"taking turns in one run ({machine['processor']}, Python {machine['Python']}, {machine['date']}). Only the "
-        f"ratios carry over to other machines. `from dynflow import load` takes {ready:.1f} × the CPU time of LCEL's import; "
-        "the full table, with imports and chains of nodes, is in "
+        "ratios carry over to other machines. The price is paid at the start: `from dynflow import load` takes "
+        f"{ready:.1f} times the CPU time of LCEL's import. The full table, with imports and chains of nodes, is in "
         "[`benchmarks/results/overhead.md`](benchmarks/results/overhead.md).",
     ]
     return "\n".join(lines)

@@ -192,7 +192,7 @@ def _report(
         hint = did_you_mean(name, _known_keys(model, path))
         if path[:1] == ("edges",):
             hint += "; a `when` with , [ ] { } # or ': ' must be quoted"
-        source.report("unknown_key", f"{name!r} is not known here{hint}", full, key=True)
+        source.report("unknown_key", f"{name!r} is not known here{hint or ': remove it'}", full, key=True)
     elif kind == "missing":
         source.report("missing_key", f"`{name}:` is missing", full[:-1], key=True)
     elif kind == "literal_error" and name == "provider":

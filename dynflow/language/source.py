@@ -92,6 +92,8 @@ _SECRET = re.compile(
 
 def _masked(line: str) -> str:
     """The line with what looks like a secret starred out, at its own length: excerpts go into logs."""
+    if not any(word in line.lower() for word in ("key", "secret", "password", "token")):
+        return line  # nearly all lines, and the long ones of hostile files
     return _SECRET.sub(lambda found: found[1] + "*" * len(found[2]), line)
 
 
@@ -105,6 +107,7 @@ class Source:
         self.values: dict[tuple[str | int, ...], Place] = {}
         self.keys: dict[tuple[str | int, ...], Place] = {}
         self.problems: list[Problem] = []
+        self._excerpts: dict[int, str] = {}
         self._count: dict[Severity, int] = {"error": 0, "warning": 0}
         self.dropped: set[tuple[str | int, ...]] = set()
         """Paths left out because they were faulty: what names them is no fault of its own."""
@@ -127,7 +130,7 @@ class Source:
             text = f"{text[: _TEXT_LENGTH // 2]} … {text[-_TEXT_LENGTH // 2 :]}"
         if place.line > len(self.lines):  # the parser looks beyond a last line without its end
             place = Place(len(self.lines), len(self.lines[-1]) + 1)
-        return Problem(code, text, self.file, place, _masked(self._line(place.line)), severity)
+        return Problem(code, text, self.file, place, self._excerpt(place.line), severity)
 
     def report(
         self,
@@ -159,6 +162,12 @@ class Source:
     def sorted(self) -> list[Problem]:
         """All problems in the order of the text, each once."""
         return sorted(dict.fromkeys(self.problems), key=lambda problem: (problem.place.line, problem.place.column))
+
+    def _excerpt(self, number: int) -> str:
+        """The line as errors show it; a long one is masked once, however many faults it has."""
+        if number not in self._excerpts:
+            self._excerpts[number] = _masked(self._line(number))
+        return self._excerpts[number]
 
     def _line(self, number: int) -> str:
         return self.lines[number - 1] if number <= len(self.lines) else ""

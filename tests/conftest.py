@@ -8,6 +8,11 @@ import socket
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# The build tries the same examples each time; a run by hand, or `make soak`, looks for new ones.
+settings.register_profile("build", derandomize=True)
+settings.load_profile("build" if os.environ.get("CI") else "default")
 
 for name in ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING_V2", "LANGCHAIN_TRACING"):
     os.environ[name] = "false"

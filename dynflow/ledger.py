@@ -26,6 +26,17 @@ class Usage:
     reasoning_tokens: int = 0
     estimated: bool = False
 
+    def __add__(self, other: Usage) -> Usage:
+        """Both together; the model named is the first one's."""
+        return Usage(
+            self.model,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            self.estimated or other.estimated,
+        )
+
 
 def cost(price: Price | None, usage: Usage, seconds: float = 0.0) -> float | None:
     """USD of one call, or None where the price is unknown."""

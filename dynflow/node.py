@@ -31,10 +31,12 @@ from dynflow.language.types import PortType
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
+    from dynflow.billing import Charge
     from dynflow.flow import Flow
     from dynflow.ledger import Usage
     from dynflow.models.settings import ModelSettings
     from dynflow.request import Request
+    from dynflow.trace import Attempt
     from dynflow.walk import State
 
 ENTRY_POINT_GROUP = "dynflow.nodes"
@@ -188,10 +190,14 @@ class Call:
     config: RunnableConfig
     called_off: Callable[[], bool]
     """Whether nobody waits for this run any more; checked between chunks."""
-    seconds_left: float
+    seconds_left: Callable[[], float]
     """Seconds until the node's timeout or the request's deadline; infinite without one."""
-    reserve: Callable[[str, int, int | None], int | None]
-    """`reserve(model, prompt tokens, max tokens)` → max tokens that limits allow. Raises `BudgetExceeded`."""
+    charge: Callable[[str, int, int | None], Charge]
+    """`charge(model, prompt tokens, max tokens)` reserves what one attempt at a model can cost at most.
+
+    Raises `BudgetExceeded`."""
+    attempts: list[Attempt] = field(default_factory=list)
+    """What the trace tells of each attempt at a model."""
     members: Mapping[str, Member] = field(default_factory=dict)
     configurable: Mapping[str, Any] = field(default_factory=dict)
     """`config["configurable"]` as the caller gave it."""

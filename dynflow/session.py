@@ -12,17 +12,14 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 from pydantic import ValidationError
 
+from dynflow.billing import Charge, settle
 from dynflow.errors import (
-    ArtefactError,
     DeadlineExceeded,
     DynflowError,
     InputError,
-    MissingDependency,
-    MissingModel,
     NodeFailed,
     NodeTimeout,
     NoEligibleAnswer,
-    Overloaded,
     failure_kind,
 )
 from dynflow.graph import CheckedGraph
@@ -36,11 +33,6 @@ from dynflow.request import Request
 from dynflow.trace import METADATA_KEY, FlowResult, Trace, Visited
 from dynflow.visit import Completed, Enclosing, Visit
 from dynflow.walk import Decision, State, Walk
-
-_UNBILLED = frozenset({"auth", "invalid", "rate_limit", "budget"})
-"""Failures after which upstream surely billed nothing."""
-_NEVER_SENT = (ArtefactError, MissingDependency, MissingModel, Overloaded)
-"""Failures before anything went upstream."""
 
 
 class FlowParts(Protocol):
@@ -220,16 +212,8 @@ class Session:
             option = ".".join(map(str, first["loc"]))
             raise InputError(f"option {option!r} of node {visit.node_id!r}: {first['msg']}") from None
 
-        def reserve(model: str, input_tokens: int, max_tokens: int | None) -> int | None:
-            limit = self.graph.spec.limits.max_tokens
-            wanted = min((value for value in (max_tokens, limit) if value is not None), default=None)
-            about = self.flow.known(model)
-            room = None if about.capabilities.context is None else about.capabilities.context - input_tokens
-            allowed, reserved = self.budget.reserve(model, about.price, input_tokens, wanted, room)
-            visit.reserved += reserved
-            if allowed != wanted:
-                visit.notes.append(f"max_tokens is {allowed}: the limits afford no more")
-            return allowed
+        def charge(model: str, prompt_tokens: int, max_tokens: int | None) -> Charge:
+            return self._charge(visit, model, prompt_tokens, max_tokens)
 
         def nest() -> Enclosing:
             visit.inner.append(Enclosing(visit, self._deadline(self.clock()), self.budget))
@@ -240,8 +224,9 @@ class Session:
             options=options,
             config=config,
             called_off=lambda: visit.called_off,
-            seconds_left=visit.ends - self.clock(),
-            reserve=reserve,
+            seconds_left=lambda: visit.ends - self.clock(),
+            charge=charge,
+            attempts=visit.attempts,
             members=members,
             configurable=self.configurable,
             nest=nest,
@@ -267,8 +252,7 @@ class Session:
         if visit.inner:
             usd = self._take_over(visit)
         else:
-            in_doubt = usage is None and done.error is not None and not _surely_unbilled(done.error)
-            usage, usd = self._settle(visit, usage, done.seconds, in_doubt=in_doubt)
+            usage, usd = self._settle(visit, usage, done.error, done.seconds)
         on_failure = plan.common.on_failure if done.error is not None else None
         if output is not None:
             state = State(True, output.ports, None, done.seconds, usd, rescued=output.degraded)
@@ -292,6 +276,7 @@ class Session:
                 error,
                 _first_line(done.error) if done.error is not None else None,
                 (*visit.notes, *(output.notes if output is not None else ())),
+                tuple(visit.attempts),
             )
         )
 
@@ -304,19 +289,30 @@ class Session:
         if visit.inner:
             self._take_over(visit)
             return
-        usage, usd = self._settle(visit, None, seconds, in_doubt=True)
+        usage, usd = self._settle(visit, None, None, seconds)
         self.ledger.entries.append(Entry(visit.node_id, seconds, usd, usage))
 
+    def _charge(self, visit: Visit, model: str, prompt_tokens: int, max_tokens: int | None) -> Charge:
+        """Reserve what one attempt at a model can cost at most. Raises `BudgetExceeded`."""
+        limit = self.graph.spec.limits.max_tokens
+        wanted = min((value for value in (max_tokens, limit) if value is not None), default=None)
+        about = self.flow.known(model)
+        room = None if about.capabilities.context is None else about.capabilities.context - prompt_tokens
+        allowed, reserved = self.budget.reserve(model, about.price, prompt_tokens, wanted, room)
+        if allowed != wanted:
+            note = f"max_tokens is {allowed}: the limits afford no more"
+            visit.notes[:] = [*(each for each in visit.notes if not each.startswith("max_tokens is ")), note]
+        visit.charges.append(Charge(self.budget, model, about.price, prompt_tokens, allowed, reserved))
+        return visit.charges[-1]
+
     def _settle(
-        self, visit: Visit, usage: Usage | None, seconds: float, *, in_doubt: bool
+        self, visit: Visit, usage: Usage | None, error: Exception | None, seconds: float
     ) -> tuple[Usage | None, float | None]:
-        """What a visit used and cost; the budget is told. An outcome in doubt is billed in full, as far as known."""
-        model = visit.plan.model
-        if in_doubt and usage is None and model is not None:
-            usage = Usage(model, self.request.tokens, estimated=True)
-        usd = visit.reserved if in_doubt and visit.reserved else self._cost(usage, seconds)
-        self.budget.settle(visit.reserved, visit.reserved if usd is None else usd)
-        visit.reserved = 0.0
+        """What a visit used and cost; the budget is told. A node that made no charge tells its usage alone."""
+        if visit.charges:
+            return settle(visit.charges, usage, error, seconds)
+        usd = 0.0 if usage is None else cost(self.flow.known(usage.model).price, usage, seconds)
+        self.budget.settle(0.0, usd or 0.0)
         return usage, usd
 
     def _take_over(self, visit: Visit) -> float | None:
@@ -331,9 +327,6 @@ class Session:
             session.trace.decisions = session.walk.decisions
             self.trace.inner[visit.node_id] = session.trace
         return None if None in costs else math.fsum(cost for cost in costs if cost is not None)
-
-    def _cost(self, usage: Usage | None, seconds: float) -> float | None:
-        return 0.0 if usage is None else cost(self.flow.known(usage.model).price, usage, seconds)
 
     def result(self) -> FlowResult[Any]:
         """The answer with its record. The walk must have reached `end`."""
@@ -371,14 +364,6 @@ class Session:
             return
         same = Usage(model, usage.input_tokens or self.request.tokens, usage.output_tokens, estimated=True)
         self.ledger.baseline_usd = cost(self.flow.known(model).price, same)
-
-
-def _surely_unbilled(error: Exception | None) -> bool:
-    """Whether upstream surely billed nothing; providers mark such errors of theirs with `billed = False`."""
-    if error is None:
-        return False
-    marked = getattr(error, "billed", True) is False
-    return marked or failure_kind(error) in _UNBILLED or isinstance(error, (*_NEVER_SENT, ConnectionRefusedError))
 
 
 def _port_fault(declared: Mapping[str, PortType], ports: Mapping[str, Any]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, TypeVar
 
 from dynflow.ledger import Ledger
@@ -26,6 +26,20 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt at a model: how long it took, how it failed (None: it did not), and what came before it."""
+
+    model: str
+    seconds: float
+    error: str | None = None
+    """The kind of failure, as a node's `error` port has it."""
+    waited: float = 0.0
+    """Seconds waited before it."""
+    breaker: str = "closed"
+    """The model's circuit breaker as the attempt was made: `closed`, `half_open`, or `open` (it was not sent)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Visited:
     """One node's run."""
 
@@ -39,6 +53,7 @@ class Visited:
     error: str | None = None
     message: str | None = None
     notes: tuple[str, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
 
 
 @dataclass
@@ -77,6 +92,7 @@ class Trace:
                     "values": _plain(visit.values),
                     **({"error": visit.error, "message": visit.message} if visit.error else {}),
                     **({"notes": list(visit.notes)} if visit.notes else {}),
+                    **({"attempts": [asdict(attempt) for attempt in visit.attempts]} if visit.attempts else {}),
                 }
                 for visit in self.visits
             ],

@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dynflow.billing import Charge
 from dynflow.errors import DeadlineExceeded, NodeTimeout
 from dynflow.graph import NodePlan
 from dynflow.ledger import Budget
 from dynflow.node import Output
-from dynflow.trace import FlowResult
+from dynflow.trace import Attempt, FlowResult
 from dynflow.walk import Decision
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class Visit:
     expiry: type[NodeTimeout | DeadlineExceeded] = NodeTimeout
     """Which error it is to take longer than that."""
     interruptible: bool = False
-    reserved: float = 0.0
+    charges: list[Charge] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     inner: list[Enclosing] = field(default_factory=list)
     """What was handed to sub-graphs."""

@@ -119,13 +119,13 @@ class Chat(RunnableNode):
         declared = given.get("max_tokens", settings.max_tokens)
         prompt_tokens = sum(estimate_tokens(str(message.text)) for message in messages)
         model = self.resources.chat_model(options.model)  # first: what cannot be called must reserve nothing
-        allowed = call.reserve(options.model, prompt_tokens, declared if isinstance(declared, int) else None)
-        if allowed is not None:
-            given["max_tokens"] = allowed
-        if call.seconds_left < math.inf and isinstance(getattr(model, "settings", None), ModelSettings):
+        charge = call.charge(options.model, prompt_tokens, declared if isinstance(declared, int) else None)
+        if charge.max_tokens is not None:
+            given["max_tokens"] = charge.max_tokens
+        if call.seconds_left() < math.inf and isinstance(getattr(model, "settings", None), ModelSettings):
             # Our own adapters take a time limit per call: a silent upstream is left when nobody waits any more.
             limit = settings.timeout if isinstance(settings.timeout, float) else math.inf
-            given["timeout"] = min(limit, max(call.seconds_left, 0.001))
+            given["timeout"] = min(limit, max(call.seconds_left(), 0.001))
         if options.logprobs:
             given["logprobs"] = True
         if options.output and settings.provider in _TAKES_RESPONSE_FORMAT:

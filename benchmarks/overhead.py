@@ -1,4 +1,5 @@
-"""What a request pays for the framework: dynflow beside plain Python, LCEL, LangGraph and Haystack.
+"""What a request pays for the framework: dynflow beside plain Python, LCEL, LangGraph and Haystack; and beside the
+client that reaches a hosted model, ChatLiteLLM and litellm's Router.
 
     python benchmarks/overhead.py --json benchmarks/results/overhead.json > benchmarks/results/overhead.md
 
@@ -29,6 +30,7 @@ from typing import Any
 
 os.environ.update(HAYSTACK_TELEMETRY_ENABLED="False", LANGSMITH_TRACING="false", LANGCHAIN_TRACING_V2="false")
 
+import provider_calls
 from contenders import CHAINS, CONTENDERS, DYNFLOW, LANGGRAPH, LCEL, QUESTIONS, Contender, Flow
 
 Sampler = Callable[[int], float]
@@ -36,6 +38,9 @@ Sampler = Callable[[int], float]
 Samples = dict[str, list[float]]
 
 STYLES = ("invoke", "ainvoke", "stream")
+PROVIDER_STYLES = (*STYLES, "astream")
+MOST_ADDED = 1.0
+"""Milliseconds that dynflow may add to a call of a hosted model."""
 LENGTHS = (1, 10, 100)
 IMPORTS = {
     "import langchain_core.runnables": "langchain_core",
@@ -145,6 +150,44 @@ def measure_chains(rounds: int, seconds: float) -> dict[int, Samples]:
     return found
 
 
+def measure_provider_calls(rounds: int, seconds: float) -> dict[str, Samples]:
+    """CPU seconds of one call of a hosted model, by style and contender."""
+    found = {}
+    with provider_calls.upstream() as base, asyncio.Runner() as runner:
+        ways = provider_calls.contenders(base)
+        for style in PROVIDER_STYLES:
+            samplers = {name: call_sampler(runner, getattr(way, style)) for name, way in ways.items()}
+            found[style] = take_turns(f"provider {style}", samplers, rounds, seconds)
+    return found
+
+
+def call_sampler(runner: asyncio.Runner, call: Callable[[], Any]) -> Sampler:
+    """A sampler of a call that takes nothing and gives the answer, or its coroutine."""
+
+    async def repeat(times: int) -> float:
+        began = time.process_time()
+        for _ in range(times):
+            must_answer(await call())
+        return (time.process_time() - began) / times
+
+    def sample(times: int) -> float:
+        gc.collect()
+        if asyncio.iscoroutinefunction(call):
+            return runner.run(repeat(times))
+        began = time.process_time()
+        for _ in range(times):
+            must_answer(call())
+        return (time.process_time() - began) / times
+
+    return sample
+
+
+def must_answer(text: str) -> None:
+    """All contenders give the upstream's answer, or the comparison would mean nothing."""
+    if text != provider_calls.ANSWER:
+        raise SystemExit(f"a contender gave {text!r}")
+
+
 def measure_imports(rounds: int) -> Samples:
     """CPU seconds of importing, each time in a fresh interpreter, less the interpreter's own start."""
     installed = {each.module for each in CONTENDERS if each.installed}
@@ -220,6 +263,20 @@ def import_table(samples: Samples) -> str:
     return as_table(["", "min s", "median s", "of LangChain's package", "of a LangChain runnable"], rows)
 
 
+def added(samples: Samples, name: str) -> float:
+    """Milliseconds of CPU that a contender adds to the bare client's call."""
+    return (min(samples[name]) - min(samples[provider_calls.BARE])) * 1e3
+
+
+def provider_table(styles: Mapping[str, Samples]) -> str:
+    """CPU ms of a call of a hosted model, and what each contender adds to the bare client."""
+    rows = []
+    for name in styles[PROVIDER_STYLES[0]]:
+        cells = [f"{min(taken[name]) * 1e3:.2f} (+{added(taken, name):.2f})" for taken in styles.values()]
+        rows.append([name, *(cell.replace("+-", "-") for cell in cells)])
+    return as_table(["least CPU ms (added to the bare client)", *styles], rows)
+
+
 def targets(results: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     """What we promise: words, the ratio measured, the most it may be."""
     invoke, imports = results["styles"]["invoke"], results["imports"]
@@ -228,6 +285,9 @@ def targets(results: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     if LANGGRAPH in invoke:
         found.append(("invoke, of LangGraph's", own / min(invoke[LANGGRAPH]), 0.5))
     found.append((f"`{OWN}`, of `{LANGCHAIN}`", min(imports[OWN]) / min(imports[LANGCHAIN]), 1.3))
+    for style, samples in results["provider"].items():
+        words = f"`{style}` of a hosted model, ms added to the bare client"
+        found.append((words, added(samples, provider_calls.FLOW), MOST_ADDED))
     return found
 
 
@@ -246,6 +306,7 @@ def report(results: Mapping[str, Any]) -> str:
         as_table(["dynflow's share", "measured", "at most", "kept"], rows),
         *(f"## {style}\n\n{style_table(samples)}" for style, samples in results["styles"].items()),
         f"## Trivial nodes in a row\n\n{chain_table(results['chains'])}",
+        f"## One call of a hosted model\n\n{provider_table(results['provider'])}",
         f"## Making the flow\n\n{load_table(results['load'])}",
         f"## Imports, in fresh interpreters\n\n{import_table(results['imports'])}",
     ]
@@ -264,7 +325,12 @@ def times(ratio: float) -> str:
 
 def machine(rounds: int) -> dict[str, str]:
     """What the figures were measured on."""
-    names = ["langchain-core", *dict.fromkeys(each.distribution for each in CONTENDERS if each.installed)]
+    names = [
+        "langchain-core",
+        "litellm",
+        "langchain-litellm",
+        *dict.fromkeys(each.distribution for each in CONTENDERS if each.installed),
+    ]
     versions = {name: version(name) for name in names if name}
     return {
         "processor": f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
@@ -305,6 +371,7 @@ def main() -> None:
         "machine": machine(rounds),
         "styles": measure_styles(contenders, rounds, seconds),
         "chains": measure_chains(rounds, seconds),
+        "provider": measure_provider_calls(rounds, 4 * seconds),
         "load": measure_loading(contenders, rounds, seconds),
         "imports": measure_imports(1 if options.quick else min(rounds, 10)),
     }

@@ -1,0 +1,189 @@
+"""One call of a hosted model: the bare client, dynflow over it, and the other ways to reach that client.
+
+The upstream is a process of its own on the loopback, which answers at once with a fixed text in the OpenAI protocol:
+what remains is the caller's own CPU time. All contenders use litellm's client, so the difference is the wrapping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+BARE = "litellm, bare"
+FLOW = "dynflow, a flow of one `chat` node"
+MODEL = "openai/benchmark"
+KEY = "unused"
+QUESTION = "What is the capital of France?"
+WORDS = ("Paris ", "is ", "the ", "capital ", "of ", "France.")
+ANSWER = "".join(WORDS)
+_USAGE = {"prompt_tokens": 12, "completion_tokens": len(WORDS), "total_tokens": 12 + len(WORDS)}
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to call the model; each gives the answer's text."""
+
+    invoke: Callable[[], str]
+    ainvoke: Callable[[], Awaitable[str]]
+    stream: Callable[[], str]
+    astream: Callable[[], Awaitable[str]]
+
+
+# The upstream
+
+
+def _body(kind: str, **choice: Any) -> dict[str, Any]:
+    return {"id": "c", "object": kind, "created": 0, "model": "benchmark", "choices": [{"index": 0, **choice}]}
+
+
+def _whole() -> bytes:
+    answer = _body("chat.completion", message={"role": "assistant", "content": ANSWER}, finish_reason="stop")
+    body = json.dumps({**answer, "usage": _USAGE}).encode()
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+
+
+def _streamed() -> bytes:
+    kind = "chat.completion.chunk"
+    events = [_body(kind, delta={"role": "assistant", "content": word}, finish_reason=None) for word in WORDS]
+    events += [_body(kind, delta={}, finish_reason="stop"), {**_body(kind), "choices": [], "usage": _USAGE}]
+    lines = [*(json.dumps(event) for event in events), "[DONE]"]
+    parts = [f"data: {line}\n\n".encode() for line in lines]
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    return head + chunks + b"0\r\n\r\n"
+
+
+async def _serve(ready: Any) -> None:
+    whole, streamed = _whole(), _streamed()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
+                request = json.loads(await reader.readexactly(length))
+                writer.write(streamed if request.get("stream") else whole)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    ready.send(server.sockets[0].getsockname()[1])
+    await server.serve_forever()
+
+
+def _main(ready: Any) -> None:
+    asyncio.run(_serve(ready))
+
+
+@contextmanager
+def upstream() -> Iterator[str]:
+    """The server's base URL, while it runs."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_main, args=(there,), daemon=True)
+    process.start()
+    try:
+        yield f"http://127.0.0.1:{here.recv()}/v1"
+    finally:
+        process.terminate()
+        process.join()
+
+
+# The contenders
+
+
+def contenders(base: str) -> dict[str, Way]:
+    """Every way to call the model, by name."""
+    found = {BARE: _bare(base), "dynflow's adapter alone": _adapter(base), FLOW: _flow(base)}
+    return {**found, "ChatLiteLLM": _chat_litellm(base), "litellm Router": _router(base)}
+
+
+def _bare(base: str) -> Way:
+    import litellm
+
+    return _of_litellm(
+        litellm.completion, litellm.acompletion, MODEL, api_base=base, api_key=KEY, num_retries=0, max_retries=0
+    )
+
+
+def _router(base: str) -> Way:
+    import litellm
+
+    parameters = {"model": MODEL, "api_base": base, "api_key": KEY, "max_retries": 0}
+    router = litellm.Router([{"model_name": "large", "litellm_params": parameters}], num_retries=0)
+    return _of_litellm(router.completion, router.acompletion, "large")
+
+
+def _of_litellm(complete: Callable[..., Any], acomplete: Callable[..., Awaitable[Any]], model: str, **more: Any) -> Way:
+    call = {"model": model, "messages": [{"role": "user", "content": QUESTION}], **more}
+    streamed = {**call, "stream": True, "stream_options": {"include_usage": True}}
+
+    def joined(events: Iterator[Any]) -> str:
+        return "".join(event.choices[0].delta.content or "" for event in events if event.choices)
+
+    async def ainvoke() -> str:
+        return str((await acomplete(**call)).choices[0].message.content)
+
+    async def astream() -> str:
+        return joined(iter([event async for event in await acomplete(**streamed)]))
+
+    return Way(
+        lambda: str(complete(**call).choices[0].message.content), ainvoke, lambda: joined(complete(**streamed)), astream
+    )
+
+
+def _of_langchain(runnable: Any) -> Way:
+    async def ainvoke() -> str:
+        return str((await runnable.ainvoke(QUESTION)).text)
+
+    async def astream() -> str:
+        chunks: AsyncIterator[Any] = runnable.astream(QUESTION)
+        return "".join([str(chunk.text) async for chunk in chunks])
+
+    return Way(
+        lambda: str(runnable.invoke(QUESTION).text),
+        ainvoke,
+        lambda: "".join(str(chunk.text) for chunk in runnable.stream(QUESTION)),
+        astream,
+    )
+
+
+def _adapter(base: str) -> Way:
+    from dynflow.models.settings import ModelSettings
+    from dynflow.models.store import create
+
+    return _of_langchain(
+        create(ModelSettings(provider="litellm", model=MODEL, api_base=base, api_key=KEY), name="large")
+    )
+
+
+def _flow(base: str) -> Way:
+    from dynflow import loads
+
+    return _of_langchain(
+        loads(f"""
+version: 1
+models:
+  large: {{provider: litellm, model: {MODEL}, api_base: "{base}", api_key: {KEY}}}
+nodes:
+  answer: {{type: chat, model: large}}
+edges:
+  - {{from: start, to: answer}}
+  - {{from: answer, to: end}}
+""")
+    )
+
+
+def _chat_litellm(base: str) -> Way:
+    from langchain_litellm import ChatLiteLLM
+
+    return _of_langchain(ChatLiteLLM(model=MODEL, api_base=base, api_key=KEY, max_retries=0))

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.servers import smollm2_server  # noqa: F401 - a fixture
+
 # The build tries the same examples each time; a run by hand, or `make soak`, looks for new ones.
 settings.register_profile("build", derandomize=True)
 settings.load_profile("build" if os.environ.get("CI") else "default")

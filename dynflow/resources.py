@@ -137,6 +137,11 @@ class FlowResources:
             )
         return self._runnables[name]
 
+    @property
+    def subflows(self) -> Mapping[str, Flow]:
+        """The inner flows, by node."""
+        return self._subflows
+
     def subflow(self, node_id: str, uses: str) -> Flow:
         """The inner flow of a node, made once."""
         with self._lock:

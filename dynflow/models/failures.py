@@ -64,12 +64,22 @@ def from_status(status: int | None, message: str) -> ModelError:
 
 def not_sent(error: BaseException) -> bool:
     """Whether a client library's error, or one beneath it, is such as comes only before a request is sent."""
-    return any(map(_in_connecting, _beneath(error)))
+    errors = list(_beneath(error))
+    return any(map(_in_connecting, errors)) and not any(map(_lost_later, errors))
 
 
 def _in_connecting(error: BaseException) -> bool:
-    names = {cls.__name__ for cls in type(error).__mro__}  # by name, for neither httpx nor aiohttp need be installed
-    return isinstance(error, ConnectionRefusedError | socket.gaierror) or not names.isdisjoint(_CONNECTING)
+    return isinstance(error, ConnectionRefusedError | socket.gaierror) or not _names(error).isdisjoint(_CONNECTING)
+
+
+def _lost_later(error: BaseException) -> bool:
+    """aiohttp's error of a connection that had come about: litellm calls that, too, httpx's ConnectError."""
+    return "ClientOSError" in _names(error) and not _in_connecting(error)
+
+
+def _names(error: BaseException) -> set[str]:
+    """Names of an error's classes; neither httpx nor aiohttp need be installed."""
+    return {cls.__name__ for cls in type(error).__mro__}
 
 
 def _beneath(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,10 +1,14 @@
-"""Answers that are not messages."""
+"""Answers that are not messages, and how an answer looks outside Python."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
+from typing import Any
 
 from langchain_core.load.serializable import Serializable
+from langchain_core.messages import BaseMessage
 
 
 class Classification(Serializable):
@@ -24,3 +28,23 @@ class Classification(Serializable):
 
     def __str__(self) -> str:
         return self.label
+
+
+def plain_answer(value: Any) -> Any:
+    """An answer as JSON has it: a message's text, a classification's fields, anything else as it is."""
+    if isinstance(value, BaseMessage):
+        return str(value.text)
+    if isinstance(value, Classification):
+        return {"label": value.label, "confidence": value.confidence, "probabilities": finite(value.probabilities)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return finite(dataclasses.asdict(value))
+    return finite(value)
+
+
+def finite(value: Any) -> Any:
+    """The value with null for what JSON has no word for: infinity, such as a budget without a limit, and no number."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,6 +6,7 @@
     ├── GraphError              a graph file is wrong; `.problems` lists every fault with its place
     ├── InputError              a request is empty, too long, or of a type the graph does not take
     ├── ParamError              a param was set to a value outside its type or range
+    ├── BatchFileError          a batch's input or output file cannot be used
     ├── MissingEnvironment      a model needs an environment variable that is not set
     ├── MissingDependency       an optional package is not installed; names the command that installs it
     ├── MissingModel            a model's files are not on this machine; names the command that gets them
@@ -71,6 +72,12 @@ class ParamError(DynflowError, ValueError):
     kind = "invalid"
 
 
+class BatchFileError(DynflowError):
+    """A batch's input or output file cannot be used; where a line is at fault, it is named."""
+
+    kind = "invalid"
+
+
 class MissingEnvironment(DynflowError):
     """A model needs an environment variable that is not set; `variable` names it."""
 
@@ -129,6 +136,8 @@ class BudgetExceeded(DynflowError):
     """A call could cost more than the limits allow, or its price is unknown while a limit is set."""
 
     kind = "budget"
+    limit: str | None = None
+    """`usd_per_request` or `usd_per_day`, whichever left less."""
 
 
 class Overloaded(DynflowError):

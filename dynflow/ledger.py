@@ -251,10 +251,12 @@ class Budget:
             left = min(self.request_left, self.day_left)
             tokens = max(1, most or 0)
             could = prompt + per_token * tokens
-            raise BudgetExceeded(
+            refused = BudgetExceeded(
                 f"a call of {model!r} could cost ${could:.8f} (its prompt, and {tokens} tokens of answer); "
                 f"limits leave ${left:.8f}"
             )
+            refused.limit = "usd_per_day" if self.day_left < self.request_left else "usd_per_request"
+            raise refused
         return max_tokens, needed
 
     def settle(self, reserved: float, actual: float) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -39,6 +37,7 @@ def command(graph: str, input: str | None, settings: tuple[str, ...], as_json: b
     """
     if as_json and stream:
         raise click.UsageError("give --json or --stream, not both")
+    from dynflow.answers import finite, plain_answer
     from dynflow.cli.record import render_record
     from dynflow.loading import load
 
@@ -47,14 +46,15 @@ def command(graph: str, input: str | None, settings: tuple[str, ...], as_json: b
     request = read_request(input, flow)
     if as_json:
         result = flow.run(request, config)  # type: ignore[arg-type]
-        whole = {"value": _plain(result.value), "trace": result.trace.as_dict(), "ledger": result.ledger.as_dict()}
-        click.echo(json.dumps(_finite(whole), indent=2, ensure_ascii=False, default=str))
+        value = plain_answer(result.value)
+        whole = {"value": value, "trace": result.trace.as_dict(), "ledger": result.ledger.as_dict()}
+        click.echo(json.dumps(finite(whole), indent=2, ensure_ascii=False, default=str))
         return
     if stream and _streams(flow):
         record = _print_stream(flow, request, config)
     else:
         result = flow.run(request, config)  # type: ignore[arg-type]
-        shown = _plain(result.value)
+        shown = plain_answer(result.value)
         click.echo(shown if isinstance(shown, str) else json.dumps(shown, indent=2, ensure_ascii=False, default=str))
         record = result.metadata()
     sys.stdout.flush()
@@ -86,25 +86,3 @@ def _print_stream(flow: Flow, request: Any, config: Any) -> Mapping[str, Any]:
             raise
     click.echo()
     return record
-
-
-def _plain(value: Any) -> Any:
-    """An answer as text or plain values."""
-    from langchain_core.messages import BaseMessage
-
-    from dynflow.answers import Classification
-
-    if isinstance(value, BaseMessage):
-        return str(value.text)
-    if isinstance(value, Classification):
-        return {"label": value.label, "confidence": value.confidence, "probabilities": value.probabilities}
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no infinity, such as a budget without a limit has: null stands for it."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -16,6 +16,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from dynflow.models.known import known
+from dynflow.models.secrets import public_address
 from dynflow.models.settings import ModelSettings
 
 _CALL_OPTIONS = ("temperature", "top_p", "max_tokens", "stop", "seed", "timeout")
@@ -45,8 +46,13 @@ class ProviderChat(BaseChatModel):
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
         """What tells one model from another in caches: no secrets, and nothing that leaves the text unchanged."""
-        named = self.settings.model_dump(include={"model", "revision", "api_base", *_CALL_OPTIONS}, exclude={"timeout"})
-        return {"provider": self.provider, **named}
+        named = self.settings.model_dump(include={"model", "revision", *_CALL_OPTIONS}, exclude={"timeout"})
+        return {"provider": self.provider, "api_base": public_address(self.settings.address), **named}
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        """What LangChain's cache knows a call by: the time left for it makes no other answer."""
+        kwargs.pop("timeout", None)
+        return super()._get_llm_string(stop=stop, **kwargs)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)

@@ -64,7 +64,7 @@ def from_status(status: int | None, message: str) -> ModelError:
 
 def not_sent(error: BaseException) -> bool:
     """Whether a client library's error, or one beneath it, is such as comes only before a request is sent."""
-    errors = list(_beneath(error))
+    errors = list(beneath(error))
     return any(map(_in_connecting, errors)) and not any(map(_lost_later, errors))
 
 
@@ -82,7 +82,7 @@ def _names(error: BaseException) -> set[str]:
     return {cls.__name__ for cls in type(error).__mro__}
 
 
-def _beneath(error: BaseException | None) -> Iterator[BaseException]:
+def beneath(error: BaseException | None) -> Iterator[BaseException]:
     """The error and those that it came of."""
     while error is not None:
         yield error
@@ -97,9 +97,3 @@ def from_connection(error: BaseException, message: str) -> ModelConnectionError:
 def timed_out(seconds: float | None, settings: ModelSettings) -> ModelTimeoutError:
     """The error of a call that took longer than its timeout."""
     return ModelTimeoutError(f"{settings.model} did not finish within {seconds:g} s")
-
-
-def redact(message: str, settings: ModelSettings) -> str:
-    """The message without the model's key: some services repeat the key that they refuse."""
-    secret = settings.api_key.get_secret_value() if settings.api_key else ""
-    return message.replace(secret, "**********") if secret else message

@@ -1,40 +1,50 @@
 """Chat with the hosted models that litellm reaches (wheel `litellm`): OpenAI, Anthropic, Gemini, and so on.
 
-Our own thin adapter on `litellm.completion` and `acompletion`, because langchain-litellm leaves a stream's connection
-open after `aclose()` (the provider goes on writing, and charging) and takes a stream that broke off for a finished
-one. Here closing closes the connection, and a cut-off answer raises.
+Our own thin adapter on `litellm.acompletion`, because langchain-litellm 0.11.2 leaves a stream's connection open after
+`aclose()` (the provider goes on writing, and charging) and takes a stream that broke off for a finished one. Here
+closing closes the connection, and a cut-off answer raises.
+
+litellm keeps a client for each event loop, and for each value of `timeout`: left to itself it would make a new one,
+and connect anew, for every request with a deadline. So `timeout` stays with us (see `RemoteChat`), and for the OpenAI
+protocol we hand litellm a client of our own, which closes with the model. For other protocols litellm's own clients
+serve; it closes them an hour after they were made.
 """
 
 from __future__ import annotations
 
+import base64
 import importlib
+import json
 import logging
 import os
 import threading
 import warnings
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from functools import cache
 from typing import Any, ClassVar
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from langchain_core.exceptions import ContextOverflowError, ModelTimeoutError
-from langchain_core.language_models.chat_models import generate_from_stream
+from langchain_core.exceptions import ContextOverflowError, ModelAPIError, ModelTimeoutError
 from langchain_core.messages import BaseMessage
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGenerationChunk
 
 from dynflow.errors import MissingDependency, RefusedByModel
-from dynflow.models.base import ProviderChat, openai_messages
-from dynflow.models.failures import from_connection, from_status, not_sent, redact, unbilled
+from dynflow.models.base import openai_messages
+from dynflow.models.clients import Lease
+from dynflow.models.failures import beneath, from_connection, from_status, not_sent, unbilled
 from dynflow.models.openai_format import Reader
+from dynflow.models.remote import CONNECT_SECONDS, SILENT_SECONDS, RemoteChat
+from dynflow.models.secrets import public_address, redact
 
 _importing = threading.Lock()
 
 
-class LiteLLMChat(ProviderChat):
+class LiteLLMChat(RemoteChat):
     """A hosted model as chat model. `settings.model` is litellm's name, such as `openai/gpt-5-mini`.
 
-    `settings.timeout` is what the HTTP client waits. Raises MissingDependency, RefusedByModel, ContextOverflowError,
-    and the ModelError family; an answer whose stream ends without a finish reason raises ModelConnectionError, a
-    server that cannot be connected to its subclass NotReached.
+    Raises MissingDependency, RefusedByModel, ContextOverflowError, and the ModelError family; an answer whose stream
+    ends without a finish reason raises ModelConnectionError, a server that cannot be connected to its subclass
+    NotReached.
     """
 
     provider: ClassVar[str] = "litellm"
@@ -43,77 +53,60 @@ class LiteLLMChat(ProviderChat):
         """Import litellm, which takes seconds. Raises MissingDependency."""
         _library()
 
-    def _generate(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
-        litellm = _library()
-        try:
-            answer = litellm.completion(**self._request(messages, stop, kwargs))
-        except Exception as error:
-            raise self._failure(error) from None
-        return self._whole(answer)
+    def _library_loaded(self) -> bool:
+        return _library.cache_info().currsize > 0
 
-    async def _agenerate(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
-        litellm = _library()
-        try:
-            answer = await litellm.acompletion(**self._request(messages, stop, kwargs))
-        except Exception as error:
-            raise self._failure(error) from None
-        return self._whole(answer)
-
-    def _whole(self, answer: Any) -> ChatResult:
+    async def _answer(
+        self, messages: list[BaseMessage], options: dict[str, Any], stream: bool
+    ) -> AsyncGenerator[ChatGenerationChunk]:
         reader = Reader(self.settings.model, self.provider)
-        chunks = [reader.feed(answer.model_dump()), reader.end()]
-        return generate_from_stream(iter([chunk for chunk in chunks if chunk is not None]))
-
-    def _stream(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
-    ) -> Iterator[ChatGenerationChunk]:
-        litellm = _library()
-        reader = Reader(self.settings.model, self.provider)
-        stream = None
+        answer: Any = None
+        failure: Exception | None = None
         try:
-            stream = litellm.completion(**self._request(messages, stop, kwargs, stream=True))
-            for event in stream:
-                if (chunk := reader.feed(_as_sent(event, stream))) is not None:
+            lease = await self._lease()
+            answer = await _library().acompletion(**self._request(messages, options, stream, lease))
+            if not stream:
+                if (chunk := reader.feed(answer.model_dump())) is not None:
                     yield chunk
+            else:
+                async for event in answer:
+                    if (chunk := reader.feed(_as_sent(event, answer))) is not None:
+                        yield chunk
         except Exception as error:
-            raise self._failure(error) from None
+            failure = self._failure(error)
         finally:
-            _close(stream)
+            if stream and answer is not None:
+                await answer.aclose()
+        if failure is not None:
+            raise failure  # out here, where the original is no longer its context: that may hold the key
         yield reader.end()
 
-    async def _astream(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        litellm = _library()
-        reader = Reader(self.settings.model, self.provider)
-        stream = None
-        try:
-            stream = await litellm.acompletion(**self._request(messages, stop, kwargs, stream=True))
-            async for event in stream:
-                if (chunk := reader.feed(_as_sent(event, stream))) is not None:
-                    yield chunk
-        except Exception as error:
-            raise self._failure(error) from None
-        finally:
-            if stream is not None:
-                await stream.aclose()
-        yield reader.end()
+    async def _lease(self) -> Lease[Any] | None:
+        """A client of our own for the OpenAI protocol; None where litellm's serve."""
+        litellm, settings = _library(), self.settings
+        if litellm.get_llm_provider(settings.model, api_base=settings.address)[1] != "openai":
+            return None
+        key = settings.api_key.get_secret_value() if settings.api_key is not None else None
+        from litellm.llms.openai.common_utils import get_openai_credentials
+
+        base, key, organization = get_openai_credentials(settings.address, key)
+        if key is None and settings.address is not None:
+            key = ""  # a server of one's own may want none
+        return await self._clients.lease((base, key, organization), lambda: _openai_client(base, key, organization))
 
     def _request(
-        self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], stream: bool = False
+        self, messages: Sequence[BaseMessage], options: dict[str, Any], stream: bool, lease: Lease[Any] | None
     ) -> dict[str, Any]:
         """The arguments of one call. The layers beneath must not retry: they would do so unseen and unpriced."""
         settings = self.settings
-        request = self._options(stop, kwargs)
-        request.update(model=settings.model, messages=openai_messages(messages), num_retries=0, max_retries=0)
+        request = {**options, "model": settings.model, "messages": openai_messages(messages)}
+        request.update(num_retries=0, max_retries=0, timeout=_limits())
+        if lease is not None:
+            request["client"] = lease.client
         if settings.api_key is not None:
             request["api_key"] = settings.api_key.get_secret_value()
-        if settings.api_base is not None:
-            request["api_base"] = settings.api_base
+        if settings.address is not None:
+            request["api_base"] = settings.address if lease is None else str(lease.client.base_url)
         if "tools" in request:
             request["_skip_mcp_handler"] = True  # else litellm wants the package `mcp` for any tool
         if stream:
@@ -121,7 +114,7 @@ class LiteLLMChat(ProviderChat):
         return request
 
     def _failure(self, error: Exception) -> Exception:
-        """litellm's error as ours. Never chained: the original may hold the key, in its text or its request."""
+        """litellm's error as ours, without its key."""
         litellm = _library()
         if isinstance(error, litellm.exceptions.MidStreamFallbackError) and error.original_exception is not None:
             failure = self._failure(error.original_exception)
@@ -131,39 +124,66 @@ class LiteLLMChat(ProviderChat):
         if isinstance(error, litellm.ContextWindowExceededError):
             return unbilled(ContextOverflowError(message))
         if isinstance(error, litellm.ContentPolicyViolationError):
-            return RefusedByModel(message)
+            return unbilled(RefusedByModel(message))
         if isinstance(error, litellm.Timeout):
             return unbilled(ModelTimeoutError(message)) if not_sent(error) else ModelTimeoutError(message)
+        if _garbled(error):
+            return ModelAPIError(f"the answer of {self.settings.model} is not the protocol's: {message}")
         if isinstance(error, litellm.APIConnectionError) or _disconnected(error):
             return from_connection(error, message)
-        return from_status(getattr(error, "status_code", None), message)
+        return from_status(getattr(error, "status_code", None), message, error)
 
 
-def _disconnected(error: BaseException | None) -> bool:
+def _openai_client(base: str, key: str | None, organization: str | None) -> Any:
+    """A client of the OpenAI protocol. What its address holds of credentials goes where no log shows it."""
+    import openai
+
+    address = urlsplit(base)
+    headers = {}
+    if address.username is not None:
+        pair = f"{unquote(address.username)}:{unquote(address.password or '')}"
+        headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+    return openai.AsyncOpenAI(
+        api_key=key,
+        base_url=public_address(base),
+        organization=organization,
+        default_headers=headers,
+        default_query=dict(parse_qsl(address.query)),
+        max_retries=0,
+    )
+
+
+def _limits() -> Any:
+    """The client's own time limits: the same for all calls, for litellm makes a client for each that it meets."""
+    import httpx
+
+    return httpx.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS)
+
+
+def _disconnected(error: BaseException) -> bool:
     """Whether the connection failed: litellm calls that a server error, but keeps the client's own beneath."""
     from openai import APIConnectionError, APITimeoutError
 
-    while error is not None:
-        if isinstance(error, APIConnectionError) and not isinstance(error, APITimeoutError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(
+        isinstance(each, APIConnectionError) and not isinstance(each, APITimeoutError) for each in beneath(error)
+    )
+
+
+def _garbled(error: BaseException) -> bool:
+    """Whether what came was not the protocol's, such as half a JSON object or a page of HTML."""
+    return any(isinstance(each, json.JSONDecodeError | UnicodeDecodeError) for each in beneath(error))
 
 
 def _as_sent(event: Any, stream: Any) -> dict[str, Any]:
-    """The event without the finish reason that litellm makes up for a stream that broke off."""
+    """The event without what litellm makes up: the finish reason of a stream that broke off, and a count of tokens
+    where the server sent none."""
     sent: dict[str, Any] = event.model_dump()
     if stream.received_finish_reason is None and stream.intermittent_finish_reason is None:
         for choice in sent.get("choices") or ():
             choice["finish_reason"] = None
+    if sent.get("usage") and all(getattr(chunk, "usage", None) is None for chunk in stream.chunks):
+        del sent["usage"]
     return sent
-
-
-def _close(stream: Any) -> None:
-    """Close a synchronous stream's connection; litellm's wrapper has no method for it."""
-    close = getattr(getattr(stream, "completion_stream", None), "close", None)
-    if close is not None:
-        close()
 
 
 @cache

@@ -1,33 +1,50 @@
-"""Chat with the models that an Ollama server runs (package `ollama`)."""
+"""Chat with the models that an Ollama server runs (package `ollama`).
+
+Our own thin adapter on `ollama.AsyncClient`, because langchain-ollama takes a stream that broke off for a finished
+one, and drops credentials in its address; see `tests/models/test_rivals.py` for what was tried.
+"""
 
 from __future__ import annotations
 
 import importlib
 import json
+import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from types import ModuleType
 from typing import Any, ClassVar
+from urllib.parse import parse_qsl, unquote
 
-from langchain_core.exceptions import ModelConnectionError, ModelInvalidRequestError, ModelTimeoutError
+from langchain_core.exceptions import (
+    ModelAPIError,
+    ModelConnectionError,
+    ModelError,
+    ModelInvalidRequestError,
+    ModelTimeoutError,
+)
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from dynflow.errors import MissingDependency
-from dynflow.models.base import ProviderChat, openai_messages
-from dynflow.models.failures import from_connection, from_status, not_sent, redact, unbilled
+from dynflow.models.base import openai_messages
+from dynflow.models.clients import Lease
+from dynflow.models.failures import from_connection, from_status, not_sent, unbilled
+from dynflow.models.remote import CONNECT_SECONDS, SILENT_SECONDS, RemoteChat
+from dynflow.models.secrets import address_parts, redact
 
 _OPTIONS = {"temperature": "temperature", "top_p": "top_p", "max_tokens": "num_predict", "stop": "stop", "seed": "seed"}
 
 
-class OllamaChat(ProviderChat):
+class OllamaChat(RemoteChat):
     """A model of an Ollama server as chat model. `settings.model` is its name there, such as `llama3.2:1b`.
 
     `settings.api_base` is the server's address (default: $OLLAMA_HOST, else this machine's port 11434); `api_key`, if
     given, is sent as bearer token; `capabilities.context` sets the context window. Further call options: `tools`,
-    `format` (`json` or a JSON schema), `think`, `keep_alive`. Images go along as data URLs.
+    `format` (`json` or a JSON schema), `think`, `keep_alive`. Images go along as data URLs. Of `tool_choice` Ollama's
+    protocol knows nothing: `auto` and `none` are kept, any other is refused.
 
     Raises MissingDependency and the ModelError family; a stream that breaks off raises ModelConnectionError,
     a server that cannot be connected to its subclass NotReached.
@@ -39,61 +56,65 @@ class OllamaChat(ProviderChat):
         """Import the client. The server loads the model itself at the first call. Raises MissingDependency."""
         _library()
 
-    def _stream(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
-    ) -> Iterator[ChatGenerationChunk]:
-        library = _library()
-        connection, request = self._request(messages, stop, kwargs)
+    def _library_loaded(self) -> bool:
+        return "ollama" in sys.modules
+
+    async def _answer(
+        self, messages: list[BaseMessage], options: dict[str, Any], stream: bool
+    ) -> AsyncGenerator[ChatGenerationChunk]:
         finished = False
+        failure: Exception | None = None
         try:
-            with library.Client(**connection) as client:
-                for part in client.chat(**request):
+            request = self._request(messages, options)
+            lease = await self._lease()
+            async with aclosing(await lease.client.chat(**request)) as parts:
+                async for part in parts:
                     finished = finished or bool(part.done)
                     yield self._chunk(part)
         except Exception as error:
-            raise self._failure(error, connection["timeout"]) from None
+            failure = self._failure(error)
+        if failure is not None:
+            raise failure  # out here, where the original is no longer its context: that may hold the key
         if not finished:
-            raise self._cut_off()
+            raise ModelConnectionError(f"the answer of {self.settings.model} was cut off: its stream ended early")
 
-    async def _astream(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        library = _library()
-        connection, request = self._request(messages, stop, kwargs)
-        finished = False
-        try:
-            async with library.AsyncClient(**connection) as client:
-                parts = await client.chat(**request)
-                try:
-                    async for part in parts:
-                        finished = finished or bool(part.done)
-                        yield self._chunk(part)
-                finally:
-                    await parts.aclose()
-        except Exception as error:
-            raise self._failure(error, connection["timeout"]) from None
-        if not finished:
-            raise self._cut_off()
+    async def _lease(self) -> Lease[Any]:
+        import httpx
 
-    def _request(
-        self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """How to connect, and what to ask."""
-        settings = self.settings
-        given = self._options(stop, kwargs)
-        connection: dict[str, Any] = {"host": settings.api_base, "timeout": given.pop("timeout", None)}
+        library, settings = _library(), self.settings
+        given: dict[str, Any] = {"host": settings.address, "headers": {}}
+        given["timeout"] = httpx.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS)
+        address = address_parts(settings.address or "")
+        if address.username is not None:
+            given["auth"] = (unquote(address.username), unquote(address.password or ""))
+        if address.query:
+            given["params"] = dict(parse_qsl(address.query))
         if settings.api_key is not None:
-            connection["headers"] = {"authorization": f"Bearer {settings.api_key.get_secret_value()}"}
+            given["headers"]["authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
+        return await self._clients.lease(None, lambda: library.AsyncClient(**given))
+
+    def _request(self, messages: Sequence[BaseMessage], given: dict[str, Any]) -> dict[str, Any]:
+        """What to ask. It is always streamed: so a cancelled call stops the server's work too."""
         options = {_OPTIONS[key]: given.pop(key) for key in _OPTIONS if key in given}
-        if settings.capabilities.context is not None:
-            options["num_ctx"] = settings.capabilities.context
-        given.pop("tool_choice", None)  # Ollama's protocol has none
-        request = {
-            "model": settings.model,
-            "messages": [_message(message) for message in openai_messages(messages)],
+        if self.settings.capabilities.context is not None:
+            options["num_ctx"] = self.settings.capabilities.context
+        choice = given.pop("tool_choice", "auto")
+        if choice == "none":
+            given.pop("tools", None)
+        elif choice != "auto":
+            raise unbilled(
+                ModelInvalidRequestError(
+                    f"Ollama's protocol cannot oblige a model to call a tool (tool_choice is {choice!r}); "
+                    "leave tool_choice at auto, or use a model of another provider"
+                )
+            )
+        return {
             **given,
+            "model": self.settings.model,
+            "messages": [_message(message) for message in openai_messages(messages)],
+            "options": options,
+            "stream": True,
         }
-        return connection, {**request, "options": options, "stream": True}
 
     def _chunk(self, part: Any) -> ChatGenerationChunk:
         said = part.message
@@ -109,32 +130,32 @@ class OllamaChat(ProviderChat):
         if not part.done:
             return ChatGenerationChunk(message=message)
         prompt, completion = part.prompt_eval_count or 0, part.eval_count or 0
-        message.usage_metadata = UsageMetadata(
-            input_tokens=prompt, output_tokens=completion, total_tokens=prompt + completion
-        )
+        if prompt or completion:
+            message.usage_metadata = UsageMetadata(
+                input_tokens=prompt, output_tokens=completion, total_tokens=prompt + completion
+            )
         message.chunk_position = "last"
         about = {"model_name": self.settings.model, "model_provider": self.provider}
         return ChatGenerationChunk(
             message=message, generation_info={"finish_reason": part.done_reason or "stop", **about}
         )
 
-    def _cut_off(self) -> ModelConnectionError:
-        return ModelConnectionError(f"the answer of {self.settings.model} was cut off: its stream ended early")
-
-    def _failure(self, error: Exception, timeout: float | None) -> Exception:
-        """The client's error as ours; not chained, for its request holds the key."""
+    def _failure(self, error: Exception) -> Exception:
+        """The client's error as ours, without its key."""
         import httpx
 
+        if isinstance(error, ModelError):
+            return error
         message = redact(str(error), self.settings)
         if isinstance(error, _library().ResponseError):
-            return from_status(error.status_code if error.status_code > 0 else 500, message)
+            return from_status(error.status_code if error.status_code > 0 else 500, message, error)
         if isinstance(error, httpx.TimeoutException):
-            silent = ModelTimeoutError(f"{self.settings.model} was silent for {timeout:g} s")
+            silent = ModelTimeoutError(f"{self.settings.model} was silent for too long")
             return unbilled(silent) if not_sent(error) else silent
         if isinstance(error, httpx.TransportError | ConnectionError):
             return from_connection(error, message)
-        if isinstance(error, json.JSONDecodeError):
-            return from_status(502, f"the answer of {self.settings.model} is not the protocol's: {message}")
+        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+            return ModelAPIError(f"the answer of {self.settings.model} is not the protocol's: {message}")
         return ModelInvalidRequestError(message) if isinstance(error, ValueError | TypeError) else error
 
 

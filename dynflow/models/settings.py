@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from dynflow.language.options import Duration, Options
 
@@ -36,6 +36,14 @@ class Capabilities(BaseModel):
     context: int | None = Field(default=None, gt=0, description="context window, in tokens")
 
 
+def _hide_credentials(value: Any) -> Any:
+    """An address that holds a password or a query, where keys may stand, is a secret as a whole."""
+    return SecretStr(value) if isinstance(value, str) and ("@" in value or "?" in value) else value
+
+
+Address = Annotated[str | SecretStr, BeforeValidator(_hide_credentials, json_schema_input_type=str)]
+
+
 class ModelSettings(Options):
     """One entry of `models:`. Secrets are typed secret; anything may come from `${env:NAME}`, read when used."""
 
@@ -45,7 +53,7 @@ class ModelSettings(Options):
     model: str = Field(default="", description="a hub id, a local folder or file, or embedded/<name>")
     revision: str | None = Field(default=None, description="revision of a hub id")
     api_key: SecretStr | None = Field(default=None, description="usually ${env:NAME}")
-    api_base: str | None = Field(default=None, description="URL of the service")
+    api_base: Address | None = Field(default=None, description="URL of the service")
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: int | None = Field(default=None, gt=0, description="most tokens of one answer")
@@ -62,3 +70,13 @@ class ModelSettings(Options):
         if not self.model and self.provider != "host":
             raise ValueError(f"provider {self.provider} needs `model:`")
         return self
+
+    @property
+    def address(self) -> str | None:
+        """The whole of `api_base`, with any credentials in it."""
+        return self.api_base.get_secret_value() if isinstance(self.api_base, SecretStr) else self.api_base
+
+    def __getstate__(self) -> dict[Any, Any]:
+        if isinstance(self.api_key, SecretStr) or isinstance(self.api_base, SecretStr):
+            raise TypeError("a model that holds a key is not pickled: pickle its flow, and keep keys in ${env:NAME}")
+        return super().__getstate__()

@@ -147,9 +147,16 @@ class Overloaded(DynflowError):
 
 
 class RefusedByModel(DynflowError):
-    """A model declined to answer (a content filter, a refusal field)."""
+    """A model declined to answer (a content filter, a refusal field).
+
+    `usage` is what it used all the same, where it had begun: a refusal is billed like any answer.
+    """
 
     kind = "refused"
+
+    def __init__(self, message: str, *, usage: Usage | None = None) -> None:
+        self.usage = usage
+        super().__init__(message)
 
 
 class NodeFailed(DynflowError):

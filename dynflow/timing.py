@@ -9,14 +9,32 @@ import queue
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from dynflow.closing import closing
+from dynflow.node import Cancelled
 from dynflow.visit import Visit
+from dynflow.waiting import check_wanted
 
 T = TypeVar("T")
 _GRACE = 0.02
 """Seconds between looks at whether a visit was called off, while its next chunk waits to be fetched."""
+
+
+@contextmanager
+def heard(visit: Visit) -> Iterator[None]:
+    """Lets whatever blocks in this thread, deep beneath, hear that the visit was called off."""
+
+    def check() -> None:
+        if visit.called_off:
+            raise Cancelled
+
+    token = check_wanted.set(check)
+    try:
+        yield
+    finally:
+        check_wanted.reset(token)
 
 
 def within(function: Callable[[], T], visits: Sequence[Visit]) -> T:
@@ -28,7 +46,8 @@ def within(function: Callable[[], T], visits: Sequence[Visit]) -> T:
 
     def work() -> None:
         try:
-            results.put(([function()], None))
+            with heard(first):
+                results.put(([function()], None))
         except BaseException as error:  # handed to the thread that waits
             results.put(([], error))
 
@@ -71,7 +90,7 @@ def pumped(items: Iterator[Any], visit: Visit) -> Iterator[Any]:
 
     def work() -> None:
         try:
-            with closing(items):
+            with heard(visit), closing(items):
                 for item in items:
                     put(item)
                     if visit.called_off:

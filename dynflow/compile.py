@@ -154,9 +154,10 @@ def _warn(source: Source, spec: GraphSpec, nodes: Mapping[str, NodePlan], ways: 
             text = f"no node uses the model {model!r}: remove it, or name it in a node"
             source.report("unused", text, ("models", model), key=True, severity="warning")
             continue
-        if isinstance(settings.api_key, SecretStr):
-            text = f"the key of the model {model!r} stands in the file: write ${{env:NAME}}, to keep it out of copies"
-            source.report("literal_secret", text, ("models", model, "api_key"), severity="warning")
+        for option in ("api_key", "api_base"):  # an address is a secret where it holds a password or a query
+            if isinstance(getattr(settings, option), SecretStr):
+                text = f"a key of the model {model!r} stands in the file: write ${{env:NAME}}, to keep it out of copies"
+                source.report("literal_secret", text, ("models", model, option), severity="warning")
         for path, reference in settings.references().items():
             if (
                 isinstance(reference, EnvironmentReference)

@@ -20,6 +20,7 @@ from dynflow.compile import compile_text, read_graph_file
 from dynflow.engine import Engine
 from dynflow.errors import GraphError
 from dynflow.graph import CheckedGraph
+from dynflow.language.sealing import literal_secrets, sealed
 from dynflow.language.source import Problem, did_you_mean
 from dynflow.language.spec import ParamBody
 from dynflow.resources import FlowResources
@@ -43,7 +44,7 @@ class Flow(RunnableSerializable[Any, Any]):
     model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
 
     graph: str
-    """The graph's text."""
+    """The graph's text, with a reference to the environment for each key that stands in it."""
     path: str | None = None
     """Its file, for messages and for sub-graphs."""
     base: str | None = None
@@ -57,6 +58,8 @@ class Flow(RunnableSerializable[Any, Any]):
     """
 
     _engine: Engine = PrivateAttr()
+    _text: str = PrivateAttr()
+    """The text as it was given: copies within the process are made of it."""
 
     @override
     def model_post_init(self, context: Any, /) -> None:
@@ -66,6 +69,9 @@ class Flow(RunnableSerializable[Any, Any]):
         checked = compile_text(
             self.graph, self.path or _TEXT_FILE, path=path, base=base, runnables=self.runnables or None
         )
+        self._text = self.graph
+        if secrets := literal_secrets(checked.spec.models):
+            self.__dict__["graph"] = sealed(self.graph, secrets)
         folder = path.parent if path else base
         known = {*checked.spec.models, *checked.nodes}
         for name in self.models:
@@ -246,7 +252,7 @@ class Flow(RunnableSerializable[Any, Any]):
         yield "name", self.get_name()
         yield "path", self.path
 
-    # Pickling: the text is the whole; everything else is made from it again, sub-graphs from their files.
+    # Pickling: the text, without its keys, is the whole; all else is made from it again, sub-graphs from their files.
 
     @override
     def __reduce__(self) -> tuple[Any, ...]:
@@ -257,8 +263,8 @@ class Flow(RunnableSerializable[Any, Any]):
     @override
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Flow:
         """Compiled anew; what the host handed over is shared."""
-        make, parts = self.__reduce__()
-        copied: Flow = make(*parts)
+        make, (_, fields) = self.__reduce__()
+        copied: Flow = make(self._text, fields)
         return copied
 
 

@@ -89,12 +89,21 @@ _SECRET = re.compile(
     r"((?:api_?key|secret|password|auth_?token)\w*['\"]?\s*:\s*['\"]?)(?!\$\{)([^\s,}'\"#]+)", re.IGNORECASE
 )
 
+_IN_ADDRESS = re.compile(r"(://|[?&][^\s=&]{1,64}=)([^\s/?&'\"]{1,512}@|(?<==)[^\s&'\"]+)")
+"""Credentials of an address, and values of its query."""
+
 
 def _masked(line: str) -> str:
     """The line with what looks like a secret starred out, at its own length: excerpts go into logs."""
+    if "://" in line:
+        line = _IN_ADDRESS.sub(_starred, line)
     if not any(word in line.lower() for word in ("key", "secret", "password", "token")):
         return line  # nearly all lines, and the long ones of hostile files
-    return _SECRET.sub(lambda found: found[1] + "*" * len(found[2]), line)
+    return _SECRET.sub(_starred, line)
+
+
+def _starred(found: re.Match[str]) -> str:
+    return found[1] + "*" * len(found[2])
 
 
 class Source:

@@ -7,6 +7,8 @@
     ├── InputError              a request is empty, too long, or of a type the graph does not take
     ├── ParamError              a param was set to a value outside its type or range
     ├── BatchFileError          a batch's input or output file cannot be used
+    ├── OutcomeError            an outcome file cannot be used; `.faults` lists every faulty line
+    ├── CalibrationError        outcomes that nothing can be concluded from; `.code` says why
     ├── MissingEnvironment      a model needs an environment variable that is not set
     ├── MissingDependency       an optional package is not installed; names the command that installs it
     ├── MissingModel            a model's files are not on this machine; names the command that gets them
@@ -32,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dynflow.calibration.outcomes import Fault
     from dynflow.language.source import Problem
     from dynflow.ledger import Usage
 
@@ -76,6 +79,36 @@ class BatchFileError(DynflowError):
     """A batch's input or output file cannot be used; where a line is at fault, it is named."""
 
     kind = "invalid"
+
+
+class OutcomeError(DynflowError):
+    """An outcome file cannot be used, or lacks what a graph needs; `faults` lists every faulty line."""
+
+    kind = "invalid"
+
+    def __init__(self, message: str, faults: Sequence[Fault] = ()) -> None:
+        self.faults = tuple(faults)
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.faults)
+
+
+class CalibrationError(DynflowError):
+    """Outcomes that nothing can be concluded from.
+
+    `code`: `contaminated` (an artefact was trained on them), `too_little_data` (too few for the promise),
+    `broken_promise` (no setting keeps it), `no_cap` (costs without a bound), `no_knob` (nothing to tune).
+    """
+
+    kind = "invalid"
+
+    def __init__(self, message: str, code: str = "too_little_data") -> None:
+        self.code = code
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.code)
 
 
 class MissingEnvironment(DynflowError):

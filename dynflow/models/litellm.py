@@ -61,6 +61,7 @@ class LiteLLMChat(RemoteChat):
     ) -> AsyncGenerator[ChatGenerationChunk]:
         reader = Reader(self.settings.model, self.provider)
         answer: Any = None
+        lease: Lease[Any] | None = None
         failure: Exception | None = None
         try:
             lease = await self._lease()
@@ -77,6 +78,7 @@ class LiteLLMChat(RemoteChat):
         finally:
             if stream and answer is not None:
                 await answer.aclose()
+            lease = None  # an error that is raised holds on to this frame, which must not keep the client open
         if failure is not None:
             raise failure  # out here, where the original is no longer its context: that may hold the key
         yield reader.end()

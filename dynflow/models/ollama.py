@@ -63,6 +63,7 @@ class OllamaChat(RemoteChat):
         self, messages: list[BaseMessage], options: dict[str, Any], stream: bool
     ) -> AsyncGenerator[ChatGenerationChunk]:
         finished = False
+        lease: Lease[Any] | None = None
         failure: Exception | None = None
         try:
             request = self._request(messages, options)
@@ -73,6 +74,8 @@ class OllamaChat(RemoteChat):
                     yield self._chunk(part)
         except Exception as error:
             failure = self._failure(error)
+        finally:
+            lease = None  # an error that is raised holds on to this frame, which must not keep the client open
         if failure is not None:
             raise failure  # out here, where the original is no longer its context: that may hold the key
         if not finished:

@@ -46,5 +46,7 @@ def _scalars(text: str, secrets: Mapping[str, str]) -> Iterator[tuple[int, int, 
         if isinstance(event, yaml.ScalarEvent):
             anchor = f"&{event.anchor} " if event.anchor else ""
             if event.value in secrets and (before in _SECRET_OPTIONS or anchor):
+                assert event.start_mark is not None
+                assert event.end_mark is not None
                 yield event.start_mark.index, event.end_mark.index, event.value, anchor
             before = event.value

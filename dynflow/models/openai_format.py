@@ -27,8 +27,7 @@ class Reader:
 
     def feed(self, event: Mapping[str, Any]) -> ChatGenerationChunk | None:
         """Read one event: `chat.completion.chunk`, or a whole `chat.completion`."""
-        if event.get("usage"):
-            self._usage = usage(event["usage"])
+        self._usage = usage(event.get("usage") or {}) or self._usage
         if event.get("timings"):
             self._about["timings"] = dict(event["timings"])
         choice = next(iter(event.get("choices") or ()), None)
@@ -71,9 +70,14 @@ def _tool_call(call: Mapping[str, Any]) -> ToolCallChunk:
     )
 
 
-def usage(counts: Mapping[str, Any]) -> UsageMetadata:
-    """Token counts in LangChain's form, with cached and reasoning tokens where they are told."""
+def usage(counts: Mapping[str, Any]) -> UsageMetadata | None:
+    """Token counts in LangChain's form, with cached and reasoning tokens where they are told.
+
+    None where nothing was counted: no prompt has no tokens, so zeros stand for a server that does not say.
+    """
     prompt, completion = int(counts.get("prompt_tokens") or 0), int(counts.get("completion_tokens") or 0)
+    if not (prompt or completion):
+        return None
     total = int(counts.get("total_tokens") or prompt + completion)
     found = UsageMetadata(input_tokens=prompt, output_tokens=completion, total_tokens=total)
     cached = (counts.get("prompt_tokens_details") or {}).get("cached_tokens")

@@ -17,6 +17,7 @@ from dynflow.models.background import iterate
 from dynflow.models.base import ProviderChat
 from dynflow.models.clients import Clients
 from dynflow.models.failures import timed_out
+from dynflow.models.secrets import guard_logs
 
 CONNECT_SECONDS = 10.0
 """How long a connection may take to come about."""
@@ -38,6 +39,7 @@ class RemoteChat(ProviderChat):
     """
 
     _clients: Clients[Any] = PrivateAttr(default_factory=lambda: Clients(_aclose))
+    _guarded: bool = PrivateAttr(default=False)
 
     @abstractmethod
     def _library_loaded(self) -> bool:
@@ -82,6 +84,9 @@ class RemoteChat(ProviderChat):
         """The chunks. Raises ModelTimeoutError when the call's time is up."""
         if not self._library_loaded():
             await asyncio.to_thread(self.warm_up)  # takes seconds, which the event loop does not have
+        if not self._guarded:
+            guard_logs(self.settings)
+            self._guarded = True
         timeout = options.pop("timeout", None)
         ends = None if timeout is None else asyncio.get_running_loop().time() + timeout
         async with aclosing(self._answer(messages, options, stream)) as chunks:

@@ -354,6 +354,13 @@ def add_up(chunks: Sequence[Any], empty: Any = None) -> Any:
         return chunks[-1]
 
 
+def has_content(chunk: Any) -> bool:
+    """Whether a chunk says anything: what went out with it cannot be taken back."""
+    if isinstance(chunk, AIMessageChunk):
+        return bool(chunk.content or chunk.tool_call_chunks or chunk.additional_kwargs)
+    return not isinstance(chunk, str) or bool(chunk)
+
+
 def _output_of(items: Sequence[Any]) -> Output:
     """The output that a node's stream ends with."""
     if not items or not isinstance(items[-1], Output):

@@ -14,7 +14,6 @@ from langchain_core.callbacks import (
     adispatch_custom_event,
     dispatch_custom_event,
 )
-from langchain_core.messages import AIMessageChunk
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import patch_config, run_in_executor
 from langchain_core.tracers._streaming import _StreamingCallbackHandler
@@ -22,7 +21,7 @@ from langchain_core.tracers._streaming import _StreamingCallbackHandler
 from dynflow.closing import aclosing, closing
 from dynflow.errors import NodeFailed, StreamInterrupted
 from dynflow.member import GroupMember
-from dynflow.node import Call, Node, Output, add_up
+from dynflow.node import Call, Node, Output, add_up, has_content
 from dynflow.session import FlowParts, Session
 from dynflow.timing import in_time, pumped, within
 from dynflow.trace import DECISION_EVENT, HELD_TAG, HIDDEN_TAG, NODE_TAG, decision_as_dict
@@ -278,18 +277,12 @@ class _Emitted:
         self._chunks.append(chunk)
         if self.content:
             return [chunk]
-        self.content = _has_content(chunk)
+        self.content = has_content(chunk)
         return list(self._chunks) if self.content else []
 
     def total(self) -> Any:
         """All of them added up, or the last where they do not add."""
         return add_up(self._chunks)
-
-
-def _has_content(chunk: Any) -> bool:
-    if isinstance(chunk, AIMessageChunk):
-        return bool(chunk.content or chunk.tool_call_chunks or chunk.additional_kwargs)
-    return not isinstance(chunk, str) or bool(chunk)
 
 
 def completed(seconds: float, outcome: Output | BaseException | None) -> Completed:

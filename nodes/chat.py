@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import re
@@ -13,6 +14,7 @@ from langchain_core.runnables import Runnable
 from pydantic import Field
 
 from dynflow.answers import Classification
+from dynflow.closing import aclosing
 from dynflow.errors import NodeFailed
 from dynflow.language.references import Reference
 from dynflow.language.source import did_you_mean
@@ -101,6 +103,7 @@ class Chat(RunnableNode):
         return Classification if options.labels else dict if options.output else AIMessage
 
     def warm_up(self) -> None:
+        importlib.import_module("dynflow.models.attempts")  # not at the first request's expense
         settings: ModelSettings = self.resources.model_settings(self.options.model)
         if settings.provider in ("llama_cpp", "transformers") and not settings.references():
             load = getattr(self.resources.chat_model(self.options.model), "warm_up", None)
@@ -108,6 +111,8 @@ class Chat(RunnableNode):
                 load()
 
     def prepare(self, call: Call) -> tuple[Runnable[Any, Any], Any]:
+        from dynflow.models.attempts import Attempts  # it brings tenacity, which a graph that only loads does not need
+
         options = call.options
         messages = _messages(call)
         instruction = _instruction(options)
@@ -116,22 +121,14 @@ class Chat(RunnableNode):
             messages = [SystemMessage(system), *messages]
         settings = self.resources.model_settings(options.model)
         given = {name: getattr(options, name) for name in _SAMPLING if getattr(options, name) is not None}
-        declared = given.get("max_tokens", settings.max_tokens)
-        prompt_tokens = sum(estimate_tokens(str(message.text)) for message in messages)
-        model = self.resources.chat_model(options.model)  # first: what cannot be called must reserve nothing
-        charge = call.charge(options.model, prompt_tokens, declared if isinstance(declared, int) else None)
-        if charge.max_tokens is not None:
-            given["max_tokens"] = charge.max_tokens
-        if call.seconds_left() < math.inf and isinstance(getattr(model, "settings", None), ModelSettings):
-            # Our own adapters take a time limit per call: a silent upstream is left when nobody waits any more.
-            limit = settings.timeout if isinstance(settings.timeout, float) else math.inf
-            given["timeout"] = min(limit, max(call.seconds_left(), 0.001))
         if options.logprobs:
             given["logprobs"] = True
         if options.output and settings.provider in _TAKES_RESPONSE_FORMAT:
             schema = {"name": "answer", "schema": options.output}
             given["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return (model.bind(**given) if given else model), messages
+        prompt_tokens = sum(estimate_tokens(str(message.text)) for message in messages)
+        model = self.resources.chat_model(options.model)
+        return Attempts(call, options.model, model, settings, prompt_tokens, given), messages
 
     def finish(self, call: Call, result: Any) -> Output:
         options = call.options
@@ -154,17 +151,29 @@ class Chat(RunnableNode):
             ports.update(answer=value)
         return Output(ports, value, usage)
 
+    # Where nothing goes out before the end, an answer that broke off may be tried again: no stream, then.
+
+    def run(self, call: Call) -> Output:
+        attempts, messages = self.prepare(call)
+        return self.finish(call, attempts.invoke(messages, call.config))
+
+    async def arun(self, call: Call) -> Output:
+        attempts, messages = self.prepare(call)
+        return self.finish(call, await attempts.ainvoke(messages, call.config))
+
     def stream(self, call: Call) -> Iterator[Any]:
-        plain = not (call.options.labels or call.options.output)
-        for item in super().stream(call):
-            if plain or isinstance(item, Output):
-                yield item
+        if call.options.labels or call.options.output:
+            yield self.run(call)
+        else:
+            yield from super().stream(call)
 
     async def astream(self, call: Call) -> AsyncIterator[Any]:
-        plain = not (call.options.labels or call.options.output)
-        async for item in super().astream(call):
-            if plain or isinstance(item, Output):
-                yield item
+        if call.options.labels or call.options.output:
+            yield await self.arun(call)
+        else:
+            async with aclosing(super().astream(call)) as items:
+                async for item in items:
+                    yield item
 
 
 def _messages(call: Call) -> list[BaseMessage]:

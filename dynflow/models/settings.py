@@ -59,7 +59,13 @@ class ModelSettings(Options):
     max_tokens: int | None = Field(default=None, gt=0, description="most tokens of one answer")
     stop: list[str] | None = Field(default=None, description="texts that end an answer, left out of it")
     seed: int | None = Field(default=None, ge=0, lt=2**31, description="makes sampling repeatable")
-    timeout: Duration | None = Field(default=None, description="for one call, such as 30s")
+    timeout: Duration | None = Field(default=None, description="for one attempt, such as 30s")
+    retries: int | None = Field(
+        default=None,
+        ge=0,
+        le=10,
+        description="further attempts after one that failed; default: 2, none for a model of the host's",
+    )
     threads: int | None = Field(default=None, gt=0, description="CPU threads of a local model")
     queue: int = Field(default=64, gt=0, description="requests that may wait for a local model")
     price: Price | None = Field(default=None, description="overrides the known price")

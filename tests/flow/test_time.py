@@ -90,7 +90,9 @@ edges:
 async def test_a_group_that_is_late_calls_its_members_off() -> None:
     model = FakeChat(replies=["a b c d e f g h i j"], pause=0.02)
     text = GROUP.replace("OPTIONS", "timeout: 50ms").replace(", MEMBER", "")
-    for result in await both(loads(text, models={"m": model})):
+    flow = loads(text, models={"m": model})
+    flow.warm_up()
+    for result in await both(flow):
         assert result.value.text == "late"
         time.sleep(0.1)
         assert [visit.node for visit in result.trace.visits if visit.node in ("one", "two")] == []

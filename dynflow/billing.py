@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
+from dynflow.budgets import Reservation
 from dynflow.errors import ArtefactError, MissingDependency, MissingModel, Overloaded, failure_kind
-from dynflow.ledger import Budget, Usage, cost
+from dynflow.ledger import Usage, cost
 from dynflow.models.settings import Price
+from dynflow.prompt_size import PromptSize
 from dynflow.request import estimate_tokens
 
 _UNBILLED = frozenset({"auth", "invalid", "rate_limit", "budget"})
@@ -22,12 +25,11 @@ class Charge:
 
     def __init__(
         self,
-        budget: Budget,
         model: str,
         price: Price | None,
-        prompt_tokens: int,
+        prompt: PromptSize | int,
         max_tokens: int | None,
-        reserved: float,
+        reservation: Reservation,
     ) -> None:
         self.model = model
         self.max_tokens = max_tokens
@@ -37,43 +39,53 @@ class Charge:
         self.usd: float | None = 0.0
         """What it cost, once it is settled; None where the price is unknown."""
         self.seconds = 0.0
+        self.first_token_seconds: float | None = None
+        """From its start until the first content came; None where nothing came in parts."""
         self.open = True
-        self._budget = budget
         self._price = price
-        self._prompt_tokens = prompt_tokens
-        self._reserved = reserved
+        self._prompt_tokens = prompt if isinstance(prompt, int) else prompt.tokens
+        self._reservation = reservation
         self._received: int | None = None
         self._began = time.perf_counter()
 
     def receive(self, text: str) -> None:
         """A part of the answer has come: should it break off, so much of it was surely written."""
+        if text and self.first_token_seconds is None:
+            self.first_token_seconds = time.perf_counter() - self._began
         self._received = (self._received or 0) + estimate_tokens(text)
 
-    def used(self, usage: Usage, seconds: float | None = None) -> None:
-        """Settle at what the model says it used. `seconds` of compute, if not the time since the charge was made."""
-        seconds = self._elapsed(seconds)
+    def used(self, usage: Usage, share: float = math.inf) -> None:
+        """Settle at what the model says it used.
+
+        Seconds of compute are what the model was at work where it says so, else the time since the charge was made,
+        or `share`, this request's share of a batch, where that is less.
+        """
+        if usage.compute is not None:
+            watts = self._price.watts if self._price else None
+            usage = replace(usage, compute=usage.compute.estimated(watts))
+        seconds = usage.compute.seconds if usage.compute else self._elapsed(share)
         self._settle(usage, cost(self._price, usage, seconds), seconds)
 
-    def failed(self, error: BaseException | None, seconds: float | None = None) -> None:
+    def failed(self, error: BaseException | None, share: float = math.inf) -> None:
         """Settle an attempt that failed, or (None) that was cut off: nothing where surely nothing was billed, else
         the prompt and the received tokens, else, with nothing received, all that was reserved."""
-        seconds = self._elapsed(seconds)
+        seconds = self._elapsed(share)
         if error is not None and surely_unbilled(error):
             self._settle(None, 0.0, seconds)
             return
         usage = Usage(self.model, self._prompt_tokens, self._received or 0, estimated=True)
-        unknown = self._received is None and self._reserved > 0
-        self._settle(usage, self._reserved if unknown else cost(self._price, usage, seconds), seconds)
+        unknown = self._received is None and self._reservation.usd > 0
+        self._settle(usage, self._reservation.usd if unknown else cost(self._price, usage, seconds), seconds)
 
-    def _elapsed(self, seconds: float | None) -> float:
-        return time.perf_counter() - self._began if seconds is None else seconds
+    def _elapsed(self, share: float) -> float:
+        return min(time.perf_counter() - self._began, share)
 
     def _settle(self, usage: Usage | None, usd: float | None, seconds: float) -> None:
         if not self.open:
             return
         self.open = False
         self.usage, self.usd, self.seconds = usage, usd, seconds
-        self._budget.settle(self._reserved, self._reserved if usd is None else usd)
+        self._reservation.settle(self._reservation.usd if usd is None else usd)
 
 
 def settle(

@@ -12,10 +12,10 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import RunnableConfig
 
 from dynflow.batch import abatch_sessions, batch_sessions
+from dynflow.budgets import Budget, standing_limits
 from dynflow.closing import aclosing, closing
 from dynflow.errors import ParamError
 from dynflow.graph import CheckedGraph
-from dynflow.ledger import Budget, DayAllowance
 from dynflow.node import add_up
 from dynflow.request import Request
 from dynflow.resources import FlowResources
@@ -45,7 +45,7 @@ class Engine:
     def __init__(self, checked: CheckedGraph, resources: FlowResources, file: Path | None) -> None:
         self.checked = checked
         self.resources = resources
-        self.day = DayAllowance.of(checked.spec.limits.usd_per_day, file)
+        self.day, self.share = standing_limits(checked.spec.limits, file)
         self.defaults = {name: body.default for name, body in checked.spec.params.items()}
         self.invoke = Driver(self._invoke)
         self.ainvoke = Driver(self._ainvoke)
@@ -72,6 +72,7 @@ class Engine:
             Budget(spec.limits, self.day, enclosing.budget if enclosing else None),
             configurable,
             enclosing,
+            share=self.share,
         )
         return Runner(self.resources, session, config, manager)
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dynflow.flow import Flow
     from dynflow.ledger import Usage
     from dynflow.models.settings import ModelSettings
+    from dynflow.prompt_size import PromptSize
     from dynflow.request import Request
     from dynflow.trace import Attempt
     from dynflow.walk import State
@@ -192,7 +193,7 @@ class Call:
     """Whether nobody waits for this run any more; checked between chunks."""
     seconds_left: Callable[[], float]
     """Seconds until the node's timeout or the request's deadline; infinite without one."""
-    charge: Callable[[str, int, int | None], Charge]
+    charge: Callable[[str, PromptSize | int, int | None], Charge]
     """`charge(model, prompt tokens, max tokens)` reserves what one attempt at a model can cost at most.
 
     Raises `BudgetExceeded`."""

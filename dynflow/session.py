@@ -13,6 +13,7 @@ from langchain_core.runnables import RunnableConfig
 from pydantic import ValidationError
 
 from dynflow.billing import Charge, settle
+from dynflow.budgets import BaselineShare, Budget, caller_of
 from dynflow.errors import (
     DeadlineExceeded,
     DynflowError,
@@ -26,9 +27,10 @@ from dynflow.graph import CheckedGraph
 from dynflow.language.evaluate import UNKNOWN
 from dynflow.language.references import AnyReference, Reference
 from dynflow.language.types import PortType, holds
-from dynflow.ledger import Budget, Entry, Ledger, Usage, cost
+from dynflow.ledger import Entry, Ledger, Usage, cost
 from dynflow.models.known import Known
 from dynflow.node import Call, Cancelled, Member, Node
+from dynflow.prompt_size import PromptSize
 from dynflow.request import Request
 from dynflow.trace import METADATA_KEY, FlowResult, Trace, Visited
 from dynflow.visit import Completed, Enclosing, Visit
@@ -65,6 +67,7 @@ class Session:
         configurable: Mapping[str, Any],
         enclosing: Enclosing | None = None,
         clock: Callable[[], float] = time.monotonic,
+        share: BaselineShare | None = None,
     ) -> None:
         graph = flow.graph
         limits = graph.spec.limits
@@ -93,6 +96,10 @@ class Session:
         """Visits begun and not taken down yet, with when they began."""
         if enclosing is not None:
             enclosing.sessions.append(self)
+        self._share = share
+        self._caller = caller_of(configurable) if share is not None else ""
+        if share is not None:
+            share.arrive(self._caller)
 
     # What conditions and references read
 
@@ -103,6 +110,8 @@ class Session:
             return self.request.port(name)
         if name == "seconds_left":
             return self.seconds_left()
+        if name == "baseline_left":
+            return math.inf if self._share is None else self._share.left(self._caller)
         return self.budget.request_left if name == "request_left_usd" else self.budget.day_left
 
     def _read(self, reference: AnyReference) -> Any:
@@ -203,6 +212,8 @@ class Session:
             raise visit.expired()
         if visit.node_id in self.closed:  # a group's member; the walk goes to no such node
             raise NoEligibleAnswer(f"the model of {visit.node_id!r} cannot take what this request holds")
+        if self._share is not None and visit.node_id == self.graph.spec.baseline:
+            self._share.admit(self._caller)
         options = visit.plan.options
         try:
             if visit.plan.has_references:
@@ -212,8 +223,8 @@ class Session:
             option = ".".join(map(str, first["loc"]))
             raise InputError(f"option {option!r} of node {visit.node_id!r}: {first['msg']}") from None
 
-        def charge(model: str, prompt_tokens: int, max_tokens: int | None) -> Charge:
-            return self._charge(visit, model, prompt_tokens, max_tokens)
+        def charge(model: str, prompt: PromptSize | int, max_tokens: int | None) -> Charge:
+            return self._charge(visit, model, prompt, max_tokens)
 
         def nest() -> Enclosing:
             visit.inner.append(Enclosing(visit, self._deadline(self.clock()), self.budget))
@@ -264,7 +275,8 @@ class Session:
             state = State(rescued, on_failure or {}, None if rescued else error, done.seconds, usd, rescued)
         self.walk.states[visit.node_id] = state
         if not visit.inner:  # a sub-graph's cost stands in its nodes' own lines
-            self.ledger.entries.append(Entry(visit.node_id, done.seconds, usd, usage))
+            first = visit.charges[-1].first_token_seconds if visit.charges else None
+            self.ledger.entries.append(Entry(visit.node_id, done.seconds, usd, usage, first))
         self.trace.visits.append(
             Visited(
                 visit.node_id,
@@ -292,17 +304,19 @@ class Session:
         usage, usd = self._settle(visit, None, None, seconds)
         self.ledger.entries.append(Entry(visit.node_id, seconds, usd, usage))
 
-    def _charge(self, visit: Visit, model: str, prompt_tokens: int, max_tokens: int | None) -> Charge:
+    def _charge(self, visit: Visit, model: str, prompt: PromptSize | int, max_tokens: int | None) -> Charge:
         """Reserve what one attempt at a model can cost at most. Raises `BudgetExceeded`."""
         limit = self.graph.spec.limits.max_tokens
         wanted = min((value for value in (max_tokens, limit) if value is not None), default=None)
         about = self.flow.known(model)
-        room = None if about.capabilities.context is None else about.capabilities.context - prompt_tokens
-        allowed, reserved = self.budget.reserve(model, about.price, prompt_tokens, wanted, room)
+        seconds = visit.ends - self.clock()
+        allowed, reservation = self.budget.reserve(
+            model, about.price, prompt, wanted, about.capabilities.context, seconds
+        )
         if allowed != wanted:
             note = f"max_tokens is {allowed}: the limits afford no more"
             visit.notes[:] = [*(each for each in visit.notes if not each.startswith("max_tokens is ")), note]
-        visit.charges.append(Charge(self.budget, model, about.price, prompt_tokens, allowed, reserved))
+        visit.charges.append(Charge(model, about.price, prompt, allowed, reservation))
         return visit.charges[-1]
 
     def _settle(
@@ -312,7 +326,7 @@ class Session:
         if visit.charges:
             return settle(visit.charges, usage, error, seconds)
         usd = 0.0 if usage is None else cost(self.flow.known(usage.model).price, usage, seconds)
-        self.budget.settle(0.0, usd or 0.0)
+        self.budget.spend(usd or 0.0)
         return usage, usd
 
     def _take_over(self, visit: Visit) -> float | None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dynflow.billing import Charge
+from dynflow.budgets import Budget
 from dynflow.errors import DeadlineExceeded, NodeTimeout
 from dynflow.graph import NodePlan
-from dynflow.ledger import Budget
 from dynflow.node import Output
 from dynflow.trace import Attempt, FlowResult
 from dynflow.walk import Decision

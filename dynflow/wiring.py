@@ -135,7 +135,12 @@ def _lacks_stand_in(plan: NodePlan, port: str) -> bool:
 def check_baseline(table: NodeTable) -> None:
     """Report a baseline that is no answer of the graph."""
     name = table.spec.baseline
-    if name is None or ("baseline",) in table.source.dropped:
+    if ("baseline",) in table.source.dropped:
+        return
+    if name is None:
+        if table.spec.limits.baseline_share is not None:
+            text = "`baseline_share` limits visits of the baseline, and the graph names none: add `baseline: <answer>`"
+            table.source.report("no_baseline", text, ("limits", "baseline_share"), key=True)
         return
     if not table.declared("nodes", name):
         hint = did_you_mean(name, table.spec.nodes)

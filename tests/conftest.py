@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import tempfile
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ settings.load_profile("build" if os.environ.get("CI") else "default")
 for name in ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING_V2", "LANGCHAIN_TRACING"):
     os.environ[name] = "false"
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+os.environ["DYNFLOW_STATE"] = tempfile.mkdtemp(prefix="dynflow-state-")
 
 
 def _is_loopback(address: Any) -> bool:

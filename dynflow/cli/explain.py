@@ -64,14 +64,15 @@ def _walk(flow: Flow, request: Any, overrides: dict[str, Any]) -> tuple[Session,
     """Walk until a node would generate: the session, and the visit that was not made."""
     from langchain_core.callbacks import CallbackManagerForChainRun
 
-    from dynflow.ledger import Budget, DayAllowance
+    from dynflow.budgets import Budget, standing_limits
     from dynflow.request import Request
     from dynflow.running import Runner
     from dynflow.session import Session
 
     spec = flow.checked.spec
     params = {name: overrides.get(name, body.default) for name, body in spec.params.items()}
-    budget = Budget(spec.limits, DayAllowance(spec.limits.usd_per_day))
+    day, _ = standing_limits(spec.limits, None)  # what it runs is not counted against the day
+    budget = Budget(spec.limits, day)
     session = Session(flow.resources, Request(request, declared=spec.inputs), params, budget, overrides)
     runner = Runner(flow.resources, session, {}, CallbackManagerForChainRun.get_noop_manager())
     while (visit := session.next()) is not None:

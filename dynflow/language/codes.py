@@ -96,6 +96,8 @@ CODES: dict[str, str] = {
     "no_answer": "`end` can be reached without an answer that succeeded. Route through an answer, or add "
     "`and <answer>.ok` to the condition.",
     "baseline": "The baseline is a signal. Name an answer.",
+    "no_baseline": "`baseline_share` is set and the graph names no baseline. Add `baseline:` with an answer, or remove "
+    "`baseline_share`.",
     # Warnings
     "unhandled_failure": "A signal can fail, and nothing handles it: the request fails too. Add `on_failure:`, "
     "or an edge "

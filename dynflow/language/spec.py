@@ -191,7 +191,10 @@ class Limits(_Closed):
         default=None, ge=0, allow_inf_nan=False, description="USD one request may cost"
     )
     usd_per_day: float | None = Field(
-        default=None, ge=0, allow_inf_nan=False, description="USD all requests of a day may cost, in this process"
+        default=None, ge=0, allow_inf_nan=False, description="USD all requests of a UTC day may cost, in all processes"
+    )
+    baseline_share: float | None = Field(
+        default=None, ge=0, le=1, description="share of one caller's requests of a day that may take the baseline"
     )
     timeout: Duration | None = Field(default=None, description="time one request may take, such as 60s")
     max_input_tokens: int | None = Field(default=None, gt=0, description="a longer request is refused")

@@ -128,6 +128,7 @@ INPUT_TYPES: dict[str, PortType] = {
 BUDGET_TYPES: dict[str, PortType] = {
     "request_left_usd": number("USD left of limits.usd_per_request; infinite without one"),
     "day_left_usd": number("USD left of limits.usd_per_day; infinite without one"),
+    "baseline_left": number("visits of the baseline that limits.baseline_share leaves; infinite without one"),
     "seconds_left": number("seconds left of limits.timeout; infinite without one"),
 }
 

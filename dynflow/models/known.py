@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dynflow.models.embedded import MODELS
-from dynflow.models.settings import Capabilities, ModelSettings, Price
+from dynflow.models.settings import Capabilities, ModelSettings, Price, Tier
 
 _LOCAL = frozenset({"llama_cpp", "transformers", "ollama", "encoder", "diffusers"})
+_LENGTH = re.compile(r"input_cost_per_token(_above_(\d+)k_tokens)")
 _PRICE_LIST = "model_prices_and_context_window_backup.json"
 
 
@@ -44,12 +46,42 @@ def known(settings: ModelSettings) -> Known:
 
 
 def _price(entry: Mapping[str, Any]) -> Price | None:
-    """A listed price; None if either side is not listed, for a missing number must not count as free."""
-    prompt, completion = entry.get("input_cost_per_token"), entry.get("output_cost_per_token")
-    if prompt is None or completion is None:
+    """A listed price. None if either side is not listed, for a missing number must not count as free; nor is a price
+    known whose provider asks a fee for each request or its searches beside that for tokens."""
+    if entry.get("input_cost_per_request") or entry.get("litellm_provider") == "perplexity":
         return None
-    cached = entry.get("cache_read_input_token_cost")
-    return Price(input=prompt * 1e6, output=completion * 1e6, cached=None if cached is None else cached * 1e6)
+    if entry.get("tiered_pricing"):
+        listed = [(int(tier.get("range", (0,))[0]), _rates(tier)) for tier in entry["tiered_pricing"]]
+    else:
+        longer_than = [found for name in entry if (found := _LENGTH.fullmatch(name))]
+        listed = [(0, _rates(entry)), *((int(each[2]) * 1000, _rates(entry, each[1])) for each in longer_than)]
+    told = [(above, rates) for above, rates in listed if rates is not None]
+    if len(told) < len(listed):
+        return None
+    (_, base), *longer = told
+    return Price(**base, tiers=[Tier(**rates, above=above) for above, rates in longer])
+
+
+def _rates(entry: Mapping[str, Any], suffix: str = "") -> dict[str, float] | None:
+    """USD per million tokens, of prompts of the length that the suffix names; None if prompt or answer is not listed.
+
+    Reasoning that costs more than other output is taken for the price of all output.
+    """
+
+    def listed(name: str) -> float | None:
+        value = entry.get(f"{name}{suffix}", entry.get(name))
+        return None if value is None else round(value * 1e6, 9)
+
+    found = {
+        "input": listed("input_cost_per_token"),
+        "output": listed("output_cost_per_token"),
+        "cached": listed("cache_read_input_token_cost"),
+        "cache_write": listed("cache_creation_input_token_cost"),
+    }
+    if found["input"] is None or found["output"] is None:
+        return None
+    found["output"] = max(found["output"], listed("output_cost_per_reasoning_token") or 0.0)
+    return {name: rate for name, rate in found.items() if rate is not None}
 
 
 def _capabilities(entry: Mapping[str, Any]) -> Capabilities:

@@ -12,17 +12,50 @@ Provider = Literal["llama_cpp", "transformers", "litellm", "ollama", "encoder", 
 PROVIDERS: tuple[str, ...] = get_args(Provider)
 
 
-class Price(BaseModel):
-    """USD per million tokens, and per second of local compute."""
+class Rates(BaseModel):
+    """USD per million tokens."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     input: float = Field(default=0.0, ge=0, description="USD per million prompt tokens")
-    output: float = Field(default=0.0, ge=0, description="USD per million completion tokens")
+    output: float = Field(default=0.0, ge=0, description="USD per million completion tokens, reasoning among them")
     cached: float | None = Field(
         default=None, ge=0, description="USD per million prompt tokens read from the provider's cache; unset: as input"
     )
+    cache_write: float | None = Field(
+        default=None,
+        ge=0,
+        description="USD per million prompt tokens written to the provider's cache; unset: as input",
+    )
+
+
+class Tier(Rates):
+    """The rates of calls with a long prompt."""
+
+    above: int = Field(ge=0, description="prompt tokens that a call must have more of")
+
+
+class Price(Rates):
+    """USD per million tokens, and per second of local compute."""
+
     second: float = Field(default=0.0, ge=0, description="USD per second of compute, for local models")
+    watts: float | None = Field(
+        default=None, gt=0, description="power that one busy core draws, to estimate energy where no meter can be read"
+    )
+    tiers: list[Tier] = Field(default=[], description="other rates for the whole of a call with a longer prompt")
+
+    def at(self, prompt_tokens: int) -> Rates:
+        """The rates of a call with a prompt of this length."""
+        reached = [tier for tier in self.tiers if prompt_tokens > tier.above]
+        return max(reached, key=lambda tier: tier.above) if reached else self
+
+    def most(self, prompt_tokens: int) -> tuple[float, float]:
+        """The highest rates, for prompt and answer, of a call with a prompt of this length at most."""
+        reached: list[Rates] = [self, *(tier for tier in self.tiers if prompt_tokens > tier.above)]
+        return (
+            max(max(rates.input, rates.cached or 0.0, rates.cache_write or 0.0) for rates in reached),
+            max(rates.output for rates in reached),
+        )
 
 
 class Capabilities(BaseModel):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from dynflow.models.health import forget_all
 from tests.servers import smollm2_server  # noqa: F401 - a fixture
 
 # The build tries the same examples each time; a run by hand, or `make soak`, looks for new ones.
@@ -52,3 +53,9 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket.socket, "connect_ex", connect_ex)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_models() -> None:
+    """No test meets a circuit breaker that an earlier one opened."""
+    forget_all()

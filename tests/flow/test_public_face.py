@@ -139,7 +139,7 @@ def test_every_langchain_model_error_is_mapped() -> None:
         (errors.NodeTimeout(), "timeout"),
         (errors.DeadlineExceeded(), "deadline"),
         (errors.BudgetExceeded(), "budget"),
-        (errors.RefusedByModel(), "refused"),
+        (errors.RefusedByModel("no"), "refused"),
         (errors.MissingEnvironment("A", "b"), "auth"),
     ],
 )

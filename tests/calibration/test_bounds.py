@@ -138,7 +138,7 @@ def test_the_betting_bound_is_about_that_of_mapie() -> None:
         _, upper = get_r_hat_plus(risks, lambdas, "rcps", "wsr", 0.1, 0.25)
         apart.append(betting_upper(losses, 0.9) - upper[0])
     assert np.mean(apart) == pytest.approx(0, abs=0.02)
-    assert np.abs(apart).max() < 0.05
+    assert np.abs(apart).max() < 0.1
 
 
 @pytest.mark.parametrize(("count", "n"), [(0, 30), (1, 30), (7, 50), (50, 50)])

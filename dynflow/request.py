@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -22,11 +23,16 @@ class Request:
     """The caller's input: its messages, the last user turn, and the declared further keys."""
 
     def __init__(
-        self, original: Any, *, has_tools: bool = False, declared: Mapping[str, InputBody] | None = None
+        self,
+        original: Any,
+        *,
+        call_options: Mapping[str, Any] | None = None,
+        declared: Mapping[str, InputBody] | None = None,
     ) -> None:
         """Raises `InputError` where the input is empty, of another type, or lacks a declared key."""
         self.original = original
-        self.has_tools = has_tools
+        self.call_options: Mapping[str, Any] = call_options or {}
+        """What the caller of the chat face asks of the model that answers: `tools`, `stop`, `max_tokens`…"""
         self.extras: dict[str, Any] = {}
         self._declared = declared or {}
         self._required = [name for name, spec in self._declared.items() if spec.default is None]
@@ -78,10 +84,21 @@ class Request:
 
     @cached_property
     def tokens(self) -> int:
-        """Estimated tokens of the whole request."""
+        """Estimated tokens of the whole conversation."""
         if isinstance(self._content, str):
             return estimate_tokens(self._content)
         return sum(estimate_tokens(str(message.text)) for message in self._content)
+
+    @cached_property
+    def tool_tokens(self) -> int:
+        """Estimated tokens of the tools that the caller bound."""
+        tools = self.call_options.get("tools")
+        return estimate_tokens(json.dumps(tools)) if tools else 0
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the caller bound tools."""
+        return bool(self.call_options.get("tools"))
 
     @cached_property
     def has_images(self) -> bool:

@@ -123,7 +123,7 @@ INPUT_TYPES: dict[str, PortType] = {
     "tokens": integer("estimated tokens of the whole request"),
     "has_images": boolean("the request holds an image"),
     "has_audio": boolean("the request holds audio"),
-    "has_tools": boolean("the caller bound tools; no call style binds any yet"),
+    "has_tools": boolean("the caller bound tools, as an agent does"),
 }
 BUDGET_TYPES: dict[str, PortType] = {
     "request_left_usd": number("USD left of limits.usd_per_request; infinite without one"),

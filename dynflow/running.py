@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 from langchain_core.callbacks import (
@@ -23,7 +24,7 @@ from dynflow.errors import NodeFailed, StreamInterrupted
 from dynflow.member import GroupMember
 from dynflow.node import Call, Node, Output, add_up, has_content
 from dynflow.session import FlowParts, Session
-from dynflow.timing import in_time, pumped, within
+from dynflow.timing import heard, in_time, pumped, within
 from dynflow.trace import DECISION_EVENT, HELD_TAG, HIDDEN_TAG, NODE_TAG, decision_as_dict
 from dynflow.visit import Completed, Visit
 
@@ -65,7 +66,8 @@ class Runner:
         try:
             call = self.call(visit, config)
             if visit.time_limit == math.inf:
-                outcome = self.node(visit).run(call)
+                with heard(visit) if visit.interruptible else nullcontext():
+                    outcome = self.node(visit).run(call)
             else:
                 outcome = within(lambda: self.node(visit).run(call), [visit])
         except Exception as error:

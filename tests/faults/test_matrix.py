@@ -1,0 +1,79 @@
+"""The fault matrix: every fault, call style and graph; each cell's outcome, upstream hits, bill, time, and leftovers.
+
+What each cell should come to stands in `cells.py`; `docs/failures.md` shows it as a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dynflow import loads
+from dynflow.models.health import forget_all
+from tests.faults.cells import DEADLINE, FAULTS, PATIENCE, Fault, cells, graph, run, settled
+from tests.faults.server import CUT_AFTER, WORDS, FaultServer, serving
+from tests.pace import slowness
+
+pytest.importorskip("litellm")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # litellm uses what pydantic is about to drop
+PARTIAL = "".join(WORDS[:CUT_AFTER])
+"""What goes out of an answer that breaks off."""
+SLACK = 0.25
+"""Seconds that a request may take beyond its deadline."""
+CLOSED_WITHIN = 0.1
+"""Seconds within which an upstream connection is closed that nobody reads any more."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultServer]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["litellm", "ollama"])
+def provider(request: pytest.FixtureRequest, server: FaultServer) -> str:
+    """Its library is imported: a first call takes seconds."""
+    provider: str = request.param
+    pytest.importorskip(provider)
+    flow = loads(graph(server, provider, Fault("good", "to warm up"), "none", 0.0))
+    flow.invoke("Are you there?")
+    flow.close()
+    return provider
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries follow at once, and no model is remembered for its failures."""
+    monkeypatch.setattr("dynflow.models.retries.BACKOFF", 0.01)
+    forget_all()
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+async def test_the_fault_matrix(server: FaultServer, provider: str, fault: Fault) -> None:
+    for edge, row in cells(fault):
+        factor = slowness()
+        patience = PATIENCE * factor
+        flow = loads(graph(server, provider, fault, edge, patience))
+        for cell in row:
+            forget_all()
+            gone = len(server.left.get(fault.name, ()))
+            found, expected, requests = await run(server, flow, cell), cell.expected, cell.requests
+            told = f"{provider}: {cell}: {found}"
+            assert found.outcomes == (expected.outcome,) * requests, told
+            assert found.partial == (PARTIAL if expected.outcome == "interrupted" else ""), told
+            assert found.hits == expected.hits * requests, told
+            assert found.usd == pytest.approx(expected.usd * requests, abs=1e-9), told
+            assert found.seconds <= (patience if fault.silent else DEADLINE) + SLACK * factor, told
+            assert found.unfinished == (), told
+            assert found.threads == (), told
+            assert found.tasks == 0, told
+            if fault.silent:
+                await settled(lambda: len(server.left.get(fault.name, ())) >= gone + found.hits)  # noqa: B023
+                closed = server.left[fault.name][gone:]
+                assert len(closed) == found.hits, told
+                if edge == "none":
+                    assert max(closed) - found.ended <= CLOSED_WITHIN * factor, told
+        flow.close()
+        await settled(lambda: server.open == 0)
+        assert server.open == 0, f"{provider}: {fault.name}/{edge} left {server.open} connections open"

@@ -49,6 +49,11 @@ def iterate(items: AsyncIterator[T]) -> Iterator[T]:
         making.cancel()
 
 
+def in_background() -> bool:
+    """Whether the running event loop is the background's."""
+    return asyncio.get_running_loop() is _loop
+
+
 def _running_loop() -> asyncio.AbstractEventLoop:
     """The loop; it starts with its first use, and anew in a forked child."""
     global _loop, _thread

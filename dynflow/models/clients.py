@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import AsyncGeneratorType
 from typing import Any, Generic, TypeVar
@@ -12,44 +14,47 @@ C = TypeVar("C")
 
 
 @dataclass(eq=False, slots=True)
-class Lease(Generic[C]):
-    """A client in use: whoever holds this keeps it open."""
+class _Lease(Generic[C]):
+    """A client, open as long as somebody holds this."""
 
     client: C
     key: Hashable
-    _lifetime: AsyncGeneratorType[C, None]
+    lifetime: AsyncGeneratorType[C, None]
 
     @property
     def open(self) -> bool:
         """Whether the client is still open: it closes with its event loop."""
-        return self._lifetime.ag_frame is not None
+        return self.lifetime.ag_frame is not None
 
 
 class Clients(Generic[C]):
     """One client for each event loop that asks, for its connections belong to that loop.
 
-    A client is closed when the last lease on it is gone and this has let go of it, or in the end with its loop. The
-    means for both is an asynchronous generator that waits at its `yield`: Python closes it on its own loop as soon as
-    nobody holds it any more, and `loop.shutdown_asyncgens()` (which `asyncio.run` calls) does so in any case. A forked
-    child has event loops of its own, and so clients of its own.
+    A client is closed when nobody uses it and this has let go of it, or in the end with its loop. The means for both
+    is an asynchronous generator that waits at its `yield`: Python closes it on its own loop as soon as nobody holds it
+    any more, and `loop.shutdown_asyncgens()` (which `asyncio.run` calls) does so in any case. A forked child has event
+    loops of its own, and so clients of its own.
     """
 
     def __init__(self, close: Callable[[C], Awaitable[None]]) -> None:
         self._close = close
-        self._leases: dict[asyncio.AbstractEventLoop, Lease[C]] = {}
+        self._leases: dict[asyncio.AbstractEventLoop, _Lease[C]] = {}
+        # Holds the clients until this is gone: were they garbage together, sockets would go before their client.
+        weakref.finalize(self, self._leases.clear).atexit = False
 
-    async def lease(self, key: Hashable, make: Callable[[], C]) -> Lease[C]:
-        """The running loop's client; made anew where `key` has changed."""
+    @asynccontextmanager
+    async def client(self, key: Hashable, make: Callable[[], C]) -> AsyncIterator[C]:
+        """The running loop's client, kept open for the block; made anew where `key` has changed."""
         loop = asyncio.get_running_loop()
-        found = self._leases.get(loop)
-        if found is None or found.key != key or not found.open:
+        lease = self._leases.get(loop)
+        if lease is None or lease.key != key or not lease.open:
             for other in list(self._leases):
                 if other.is_closed():
                     self._leases.pop(other, None)
             lifetime = _lifetime(make(), self._close)
             assert isinstance(lifetime, AsyncGeneratorType)
-            found = self._leases[loop] = Lease(await anext(lifetime), key, lifetime)
-        return found
+            lease = self._leases[loop] = _Lease(await anext(lifetime), key, lifetime)
+        yield lease.client
 
     def clear(self) -> None:
         """Let go of all clients; each closes when nobody uses it any more."""

@@ -19,7 +19,8 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import cache
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -29,8 +30,8 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk
 
 from dynflow.errors import MissingDependency, RefusedByModel
+from dynflow.models.background import in_background
 from dynflow.models.base import openai_messages
-from dynflow.models.clients import Lease
 from dynflow.models.failures import beneath, from_connection, from_status, not_sent, unbilled
 from dynflow.models.openai_format import Reader
 from dynflow.models.remote import CONNECT_SECONDS, SILENT_SECONDS, RemoteChat
@@ -60,55 +61,51 @@ class LiteLLMChat(RemoteChat):
         self, messages: list[BaseMessage], options: dict[str, Any], stream: bool
     ) -> AsyncGenerator[ChatGenerationChunk]:
         reader = Reader(self.settings.model, self.provider)
-        answer: Any = None
-        lease: Lease[Any] | None = None
         failure: Exception | None = None
+        if in_background():
+            _keep_worker_away()
         try:
-            lease = await self._lease()
-            answer = await _library().acompletion(**self._request(messages, options, stream, lease))
-            if not stream:
-                if (chunk := reader.feed(answer.model_dump())) is not None:
-                    yield chunk
-            else:
-                async for event in answer:
-                    if (chunk := reader.feed(_as_sent(event, answer))) is not None:
-                        yield chunk
+            async with self._client() as client:
+                answer = await _library().acompletion(**self._request(messages, options, stream, client))
+                try:
+                    async for event in answer if stream else _alone(answer):
+                        if (chunk := reader.feed(_as_sent(event, answer))) is not None:
+                            yield chunk
+                finally:
+                    if stream:
+                        await answer.aclose()
         except Exception as error:
             failure = self._failure(error)
-        finally:
-            if stream and answer is not None:
-                await answer.aclose()
-            lease = None  # an error that is raised holds on to this frame, which must not keep the client open
         if failure is not None:
             raise failure  # out here, where the original is no longer its context: that may hold the key
         yield reader.end()
 
-    async def _lease(self) -> Lease[Any] | None:
+    def _client(self) -> AbstractAsyncContextManager[Any]:
         """A client of our own for the OpenAI protocol; None where litellm's serve."""
         litellm, settings = _library(), self.settings
         if litellm.get_llm_provider(settings.model, api_base=settings.address)[1] != "openai":
-            return None
+            return nullcontext()
         key = settings.api_key.get_secret_value() if settings.api_key is not None else None
         from litellm.llms.openai.common_utils import get_openai_credentials
 
         base, key, organization = get_openai_credentials(settings.address, key)
         if key is None and settings.address is not None:
             key = ""  # a server of one's own may want none
-        return await self._clients.lease((base, key, organization), lambda: _openai_client(base, key, organization))
+        return self._clients.client((base, key, organization), lambda: _openai_client(base, key, organization))
 
     def _request(
-        self, messages: Sequence[BaseMessage], options: dict[str, Any], stream: bool, lease: Lease[Any] | None
+        self, messages: Sequence[BaseMessage], options: dict[str, Any], stream: bool, client: Any
     ) -> dict[str, Any]:
         """The arguments of one call. The layers beneath must not retry: they would do so unseen and unpriced."""
         settings = self.settings
         request = {**options, "model": settings.model, "messages": openai_messages(messages)}
         request.update(num_retries=0, max_retries=0, timeout=_limits())
-        if lease is not None:
-            request["client"] = lease.client
+        if client is not None:
+            request["client"] = client
         if settings.api_key is not None:
             request["api_key"] = settings.api_key.get_secret_value()
         if settings.address is not None:
-            request["api_base"] = settings.address if lease is None else str(lease.client.base_url)
+            request["api_base"] = settings.address if client is None else str(client.base_url)
         if "tools" in request:
             request["_skip_mcp_handler"] = True  # else litellm wants the package `mcp` for any tool
         if stream:
@@ -176,14 +173,32 @@ def _garbled(error: BaseException) -> bool:
     return any(isinstance(each, json.JSONDecodeError | UnicodeDecodeError) for each in beneath(error))
 
 
-def _as_sent(event: Any, stream: Any) -> dict[str, Any]:
+def _keep_worker_away() -> None:
+    """Keep litellm's logging worker off this event loop, for the rest of this task.
+
+    There is one worker in a process, and litellm moves it to whichever loop called last; left behind on a loop that
+    lives on, it ends with "Task was destroyed but it is pending!". So litellm's own callbacks hear of asynchronous
+    calls only; LangChain's hear of all.
+    """
+    with suppress(ImportError, AttributeError):
+        importlib.import_module("litellm._internal_context").is_internal_call.set(True)
+
+
+async def _alone(answer: Any) -> AsyncIterator[Any]:
+    """A whole answer as its only event."""
+    yield answer
+
+
+def _as_sent(event: Any, answer: Any) -> dict[str, Any]:
     """The event without what litellm makes up: the finish reason of a stream that broke off, and a count of tokens
     where the server sent none."""
     sent: dict[str, Any] = event.model_dump()
-    if stream.received_finish_reason is None and stream.intermittent_finish_reason is None:
+    if event is answer:
+        return sent
+    if answer.received_finish_reason is None and answer.intermittent_finish_reason is None:
         for choice in sent.get("choices") or ():
             choice["finish_reason"] = None
-    if sent.get("usage") and all(getattr(chunk, "usage", None) is None for chunk in stream.chunks):
+    if sent.get("usage") and all(getattr(chunk, "usage", None) is None for chunk in answer.chunks):
         del sent["usage"]
     return sent
 

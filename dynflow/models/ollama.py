@@ -11,7 +11,7 @@ import json
 import sys
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from types import ModuleType
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote
@@ -30,7 +30,6 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from dynflow.errors import MissingDependency
 from dynflow.models.base import openai_messages
-from dynflow.models.clients import Lease
 from dynflow.models.failures import from_connection, from_status, not_sent, unbilled
 from dynflow.models.remote import CONNECT_SECONDS, SILENT_SECONDS, RemoteChat
 from dynflow.models.secrets import address_parts, redact
@@ -63,25 +62,21 @@ class OllamaChat(RemoteChat):
         self, messages: list[BaseMessage], options: dict[str, Any], stream: bool
     ) -> AsyncGenerator[ChatGenerationChunk]:
         finished = False
-        lease: Lease[Any] | None = None
         failure: Exception | None = None
         try:
             request = self._request(messages, options)
-            lease = await self._lease()
-            async with aclosing(await lease.client.chat(**request)) as parts:
+            async with self._client() as client, aclosing(await client.chat(**request)) as parts:
                 async for part in parts:
                     finished = finished or bool(part.done)
                     yield self._chunk(part)
         except Exception as error:
             failure = self._failure(error)
-        finally:
-            lease = None  # an error that is raised holds on to this frame, which must not keep the client open
         if failure is not None:
             raise failure  # out here, where the original is no longer its context: that may hold the key
         if not finished:
             raise ModelConnectionError(f"the answer of {self.settings.model} was cut off: its stream ended early")
 
-    async def _lease(self) -> Lease[Any]:
+    def _client(self) -> AbstractAsyncContextManager[Any]:
         import httpx
 
         library, settings = _library(), self.settings
@@ -94,7 +89,7 @@ class OllamaChat(RemoteChat):
             given["params"] = dict(parse_qsl(address.query))
         if settings.api_key is not None:
             given["headers"]["authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
-        return await self._clients.lease(None, lambda: library.AsyncClient(**given))
+        return self._clients.client(None, lambda: library.AsyncClient(**given))
 
     def _request(self, messages: Sequence[BaseMessage], given: dict[str, Any]) -> dict[str, Any]:
         """What to ask. It is always streamed: so a cancelled call stops the server's work too."""

@@ -36,7 +36,8 @@ def _small_model() -> None:
 
 def test_all_are_tested_and_listed() -> None:
     scripts = {path.name for path in EXAMPLES.glob("*.py")}
-    assert scripts == {"chain.py", "stream.py", "batch.py", "langgraph_node.py", "testing_a_graph.py"}
+    agents = {"agent_with_flow_as_model.py", "agent_with_flow_as_tool.py"}
+    assert scripts == {"chain.py", "stream.py", "batch.py", "langgraph_node.py", "testing_a_graph.py", *agents}
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert not [name for name in scripts if f"]({name})" not in listed]
 
@@ -75,6 +76,36 @@ def test_langgraph_node() -> None:
     assert len(lines) > 4
     assert all(line.startswith("answer: ") for line in lines)
     assert "".join(line.removeprefix("answer: ").strip("'") for line in lines).count("Paris") == 1
+
+
+def run_agent(name: str, server: str) -> list[str]:
+    """The lines that an agent example prints, with the real local server in place of the hosted models."""
+    pytest.importorskip("langchain")
+    pytest.importorskip("litellm")
+    models = {"SMALL_MODEL": "openai/smollm2", "LARGE_MODEL": "openai/smollm2"}
+    deprecated = ("-W", "ignore::DeprecationWarning")  # litellm uses what pydantic is about to drop
+    return run(*deprecated, EXAMPLES / name, OPENAI_BASE_URL=server, OPENAI_API_KEY="sk-x", **models).splitlines()
+
+
+def test_agent_with_flow_as_model(smollm2_with_tools: str) -> None:
+    lines = run_agent("agent_with_flow_as_model.py", smollm2_with_tools)
+    human, asked, first, told, answer, *_ = lines
+    assert human == "human: What is the weather in Paris?"
+    assert asked == "ai: [('get_weather', {'city': 'Paris'})]"
+    assert first.startswith("    path start > difficulty > ")
+    assert told == "tool: It is sunny in Paris, 21 degrees."
+    assert answer.startswith("ai: ")
+    assert lines[-1].startswith("    path start > difficulty > ")
+
+
+@pytest.mark.usefixtures("_small_model")
+def test_agent_with_flow_as_tool(smollm2_with_tools: str) -> None:
+    human, asked, told, path, answer, *_ = run_agent("agent_with_flow_as_tool.py", smollm2_with_tools)
+    assert human == "human: What is the capital of France?"
+    assert asked.startswith("ai: [('encyclopedia', {'question': ")
+    assert told.startswith("tool: ")
+    assert path.startswith("    path start > difficulty > ")
+    assert answer.startswith("ai: ")
 
 
 def test_testing_a_graph() -> None:

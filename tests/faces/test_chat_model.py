@@ -12,6 +12,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.load import dumps
 from langchain_core.load import loads as load_again
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from pydantic import BaseModel
@@ -50,16 +51,11 @@ class Calls(FakeChat):
     """Answers the first turn with a tool call, and the one after a tool's result with text."""
 
     def _stream(self, messages: list[Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
-        for chunk in super()._stream(messages, *args, **kwargs):
-            if kwargs.get("tools") and not isinstance(messages[-1], ToolMessage) and chunk.message.content:
-                call = {
-                    "name": "weather",
-                    "args": '{"city": "Rome"}',
-                    "id": "c1",
-                    "index": 0,
-                    "type": "tool_call_chunk",
-                }
-                chunk.message = AIMessageChunk(content="", tool_call_chunks=[call])
+        calling = bool(kwargs.get("tools")) and not isinstance(messages[-1], ToolMessage)
+        for index, chunk in enumerate(super()._stream(messages, *args, **kwargs)):
+            if calling and chunk.message.content:
+                call = tool_call_chunk(name="weather", args='{"city": "Rome"}', id="c1", index=0)
+                chunk.message = AIMessageChunk(content="", tool_call_chunks=[call] if index == 0 else [])
             yield chunk
 
     async def _astream(self, *args: Any, **kwargs: Any) -> Any:

@@ -25,6 +25,7 @@ from dynflow.models.health import Health, health_of
 from dynflow.models.retries import RetryPolicy
 from dynflow.models.settings import ModelSettings
 from dynflow.node import Call, Cancelled, add_up, has_content
+from dynflow.prompt_size import PromptSize
 from dynflow.trace import Attempt
 
 RETRIES = 2
@@ -42,7 +43,7 @@ class Attempts(Runnable[Sequence[BaseMessage], AIMessage]):
     A stream is tried again only until its first content has come. The last attempt's failure is what is raised, with
     a note where there were several; the call's record has them all, but for one that was cut off.
 
-    `entry` is the model's name in the graph and `settings` what stands there; `prompt_tokens` is what a charge reckons
+    `entry` is the model's name in the graph and `settings` what stands there; `prompt` is what a charge reckons
     with; `options` go along with each call; `bound` is the model with tools bound to it, where there are any.
     Raises what the model raises, `CircuitOpen`, `BudgetExceeded`; `Cancelled` where the call was called off.
     """
@@ -53,7 +54,7 @@ class Attempts(Runnable[Sequence[BaseMessage], AIMessage]):
         entry: str,
         model: BaseChatModel,
         settings: ModelSettings,
-        prompt_tokens: int,
+        prompt: PromptSize,
         options: Mapping[str, Any],
         bound: Runnable[Any, AIMessage] | None = None,
     ) -> None:
@@ -62,7 +63,7 @@ class Attempts(Runnable[Sequence[BaseMessage], AIMessage]):
         self.model = bound if bound is not None else model
         self.own = isinstance(model, ProviderChat)
         self.settings = model.settings if isinstance(model, ProviderChat) else settings
-        self.prompt_tokens = prompt_tokens
+        self.prompt = prompt
         self.options = dict(options)
         self.health = health_of(model)
         retries = self.settings.retries
@@ -173,7 +174,7 @@ class Attempts(Runnable[Sequence[BaseMessage], AIMessage]):
         try:
             declared = self.options.get("max_tokens", self.settings.max_tokens)
             most = declared if isinstance(declared, int) else None
-            charge = self.call.charge(self.entry, self.prompt_tokens, most)
+            charge = self.call.charge(self.entry, self.prompt, most)
         except BaseException:
             breaker.withdraw(permit)
             raise
@@ -217,6 +218,8 @@ class Attempts(Runnable[Sequence[BaseMessage], AIMessage]):
                 failure.add_note(f"the model {self.entry!r} was tried {self.made} times")
             if why is not None:
                 failure.add_note(f"the model {self.entry!r} was not tried again: {why}")
+            if error is failure:
+                raise
             raise failure from failure.__cause__
         finally:
             self.failure = None

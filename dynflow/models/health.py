@@ -60,6 +60,7 @@ def _forget(number: int) -> None:
 def _key(model: ProviderChat) -> Hashable:
     settings = model.settings
     secret = settings.api_key.get_secret_value() if settings.api_key else ""
-    digest = hashlib.blake2b(secret.encode(), key=_SALT, digest_size=16).digest()
+    place = f"{settings.address or ''}\n{secret}"  # an address, too, may hold a password
+    digest = hashlib.blake2b(place.encode(), key=_SALT, digest_size=16).digest()
     folder = str(model.base) if model.provider in _IN_PROCESS else None
-    return (model.provider, settings.model, settings.revision, settings.api_base, digest, folder)
+    return (model.provider, settings.model, settings.revision, digest, folder)

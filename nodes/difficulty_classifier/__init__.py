@@ -14,6 +14,7 @@ from dynflow.node import BuildScope, Call, Finding, Node, NodeOptions, Output
 
 if TYPE_CHECKING:
     from dynflow.nodes.difficulty_classifier.artefact import Prediction, Predictor
+    from dynflow.request import Request
 
 
 class DifficultyClassifier(Node):
@@ -64,6 +65,12 @@ class DifficultyClassifier(Node):
 
             self._predictor = load(_located(self.options.estimator, self.resources.folder))
         return self._predictor
+
+    def trained_on(self, request: Request) -> bool:
+        return self._loaded.trained_on(request.text)
+
+    def fingerprint(self) -> str | None:
+        return self._loaded.digest
 
     def warm_up(self) -> None:
         self._loaded.warm_up()

@@ -7,6 +7,7 @@ An artefact is a folder: `head.safetensors` (the numbers), `head.json` (what the
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
 import threading
@@ -70,7 +71,8 @@ class Predictor:
     def __init__(self, folder: Path, kind: str, digest: str) -> None:
         self.folder = folder
         self.kind = kind
-        self._digest = digest
+        self.digest = digest
+        """SHA-256 of its numbers."""
         self._lock = threading.Lock()
         self._loaded: tuple[Estimator, Head] | None = None
 
@@ -100,15 +102,23 @@ class Predictor:
             for value, good in zip(scores, quality, strict=True)
         ]
 
+    def trained_on(self, text: str) -> bool:
+        """Whether this text was among those that it was trained on."""
+        return row_hash(text) in self._hashes
+
     def training_hashes(self) -> frozenset[int]:
         """`row_hash` of every text that it was trained on."""
+        return self._hashes
+
+    @functools.cached_property
+    def _hashes(self) -> frozenset[int]:
         return frozenset(self._load()[1].hashes.tolist())
 
     def _load(self) -> tuple[Estimator, Head]:
         if self._loaded is None:
             with self._lock:
                 if self._loaded is None:
-                    head = _read_head(self.folder / "head.safetensors", self._digest)
+                    head = _read_head(self.folder / "head.safetensors", self.digest)
                     estimator = KINDS[self.kind](ridge=head.ridge)
                     if head.ridge.weights.shape != (sum(estimator.block_sizes), 2):
                         raise ArtefactError(f"{self.folder} was made for other features: train it again")

@@ -265,6 +265,14 @@ class Node(ABC):
         """Params of a graph inside this node, which callers may set as `<node id>/<param>`."""
         return {}
 
+    def trained_on(self, request: Request) -> bool:
+        """Whether its artefact was made from this request, whose outcomes then prove nothing of it."""
+        return False
+
+    def fingerprint(self) -> str | None:
+        """What its output depends on beside options and request, so that it may be kept; None: it may not."""
+        return None
+
     def warm_up(self) -> None:
         """Load what the node needs. Called at most once before the first run; safe to call again."""
 

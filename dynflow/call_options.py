@@ -21,7 +21,7 @@ def read_call_options(given: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         names, known = ", ".join(unknown), ", ".join(sorted(CALL_OPTIONS))
         raise TypeError(f"a flow as chat model takes no option {names}; it takes {known}")
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in given.items() if value not in (None, [])}
 
 
 def sampling(own: Mapping[str, Any], asked: Mapping[str, Any], most: int | None) -> dict[str, Any]:

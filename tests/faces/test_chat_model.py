@@ -77,6 +77,24 @@ def test_options_reach_answers_and_never_signals() -> None:
     assert draft.options == {"max_tokens": 5, "temperature": 0.5, "seed": 7, "stop": ["END", "STOP"]}
 
 
+def test_unset_options_are_no_options() -> None:
+    flow, small, _ = cascade()
+    flow.as_chat_model().bind_tools([]).invoke("hi", stop=[], max_tokens=None)
+    assert small.calls[-1].options == {"max_tokens": 20, "temperature": 0.5, "stop": ["END"]}
+
+
+def test_a_flow_as_the_model_of_another() -> None:
+    inner, small, large = cascade(small=FakeChat(replies=["no"]))
+    outer = loads(CASCADE % "true", models={"small": inner.as_chat_model(), "large": FakeChat()})
+    handler = UsageMetadataCallbackHandler()
+    answer = outer.as_chat_model().bind(max_tokens=1).invoke("hi", {"callbacks": [handler]})
+    assert answer.text == "the"
+    assert [call.options.get("max_tokens") for call in large.calls] == [None, 1]  # to rewrite, and to answer
+    written = [(call.messages, call.chunks) for call in (*small.calls, *large.calls)]
+    words = sum(len(str(message.text).split()) for messages, _ in written for message in messages)
+    assert handler.usage_metadata["fake"]["total_tokens"] == words + sum(chunks for _, chunks in written)
+
+
 @pytest.mark.parametrize(("asked", "given"), [(5, 5), (200, 20)])
 def test_a_caller_can_only_shorten_an_answer(asked: int, given: int) -> None:
     flow, small, _ = cascade()

@@ -66,10 +66,6 @@ class TestChat(ChatModelIntegrationTests):
     def test_json_mode(self, model: BaseChatModel) -> None:
         super().test_json_mode(model)
 
-    @pytest.mark.xfail(reason="SmolLM2-135M does not copy Japanese; the Chinese name of the same test comes through")
-    def test_unicode_tool_call_integration(self, model: BaseChatModel, **kwargs: Any) -> None:
-        super().test_unicode_tool_call_integration(model)
-
 
 class TestToolUnit(ToolsUnitTests):
     """The tool face, without a call."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -29,3 +31,43 @@ async def aclosing(items: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
         close = getattr(items, "aclose", None)
         if close is not None:
             await close()
+
+
+async def cancelled_once(work: Coroutine[Any, Any, T], context: contextvars.Context | None = None) -> T:
+    """What the work gives. A cancellation reaches it once; then it may end in good order, and is waited for.
+
+    anyio, and so Starlette when a client hangs up, cancels a task anew each time that it waits for anything while it
+    cleans up. What closes connections and ends runs would then be cut off itself.
+    """
+    task = asyncio.create_task(work, context=context)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            if cancelled is None:
+                task.cancel()
+                cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # it has been seen
+        raise cancelled
+    return task.result()
+
+
+async def each_cancelled_once(items: AsyncIterator[T]) -> AsyncIterator[T]:
+    """The items, each made so. All steps share one context."""
+    context, end = contextvars.copy_context(), object()
+
+    async def step() -> Any:
+        return await anext(items, end)
+
+    async def close() -> None:
+        async with aclosing(items):
+            pass
+
+    try:
+        while (item := await cancelled_once(step(), context)) is not end:
+            yield item
+    finally:
+        await cancelled_once(close(), context)

@@ -15,7 +15,7 @@ from langchain_core.runnables.utils import ConfigurableFieldSpec
 from pydantic import ConfigDict, PrivateAttr
 from typing_extensions import override
 
-from dynflow.closing import aclosing
+from dynflow.closing import aclosing, cancelled_once, each_cancelled_once
 from dynflow.compile import compile_text, read_graph_file
 from dynflow.engine import Engine
 from dynflow.errors import GraphError
@@ -180,7 +180,8 @@ class Flow(RunnableSerializable[Any, Any]):
 
     @override
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        return await self._acall_with_config(self._engine.ainvoke, input, config, **_no_options(kwargs))
+        call = self._acall_with_config(self._engine.ainvoke, input, config, **_no_options(kwargs))
+        return await cancelled_once(call)
 
     def run(self, input: Any, config: RunnableConfig | None = None) -> FlowResult[Any]:
         """The answer with its trace and ledger, whatever the answer's type."""
@@ -191,7 +192,7 @@ class Flow(RunnableSerializable[Any, Any]):
     async def arun(self, input: Any, config: RunnableConfig | None = None) -> FlowResult[Any]:
         """The same, async."""
         results: list[FlowResult[Any]] = []
-        await self._acall_with_config(self._engine.ainvoke, input, config, results=results)
+        await cancelled_once(self._acall_with_config(self._engine.ainvoke, input, config, results=results))
         return results[0]
 
     @override
@@ -216,9 +217,10 @@ class Flow(RunnableSerializable[Any, Any]):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[Any]:
-        return await self._abatch_with_config(
+        call = self._abatch_with_config(
             self._engine.abatch, inputs, config, return_exceptions=return_exceptions, **_no_options(kwargs)
         )
+        return await cancelled_once(call)
 
     @override
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
@@ -242,7 +244,7 @@ class Flow(RunnableSerializable[Any, Any]):
         self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         chunks = self._atransform_stream_with_config(input, self._engine.atransform, config, **_no_options(kwargs))
-        async with aclosing(chunks) as running:
+        async with aclosing(each_cancelled_once(chunks)) as running:
             async for chunk in running:
                 yield chunk
 

@@ -23,6 +23,7 @@ from dynflow.closing import aclosing, closing
 from dynflow.errors import NodeFailed, StreamInterrupted
 from dynflow.member import GroupMember
 from dynflow.node import Call, Node, Output, add_up, has_content
+from dynflow.open_runs import OpenRuns, end_open_runs
 from dynflow.session import FlowParts, Session
 from dynflow.timing import heard, in_time, pumped, within
 from dynflow.trace import DECISION_EVENT, HELD_TAG, HIDDEN_TAG, NODE_TAG, decision_as_dict
@@ -200,6 +201,7 @@ class Runner:
             await adispatch_custom_event(DECISION_EVENT, decision_as_dict(visit.decision), config=self._own())
         child = manager.get_child()
         self._tag(child, visit)
+        child.add_handler(OpenRuns())
         run = await child.on_chain_start(None, {"input": self.session.request.original}, name=visit.node_id)
         visit.run = run
         return run, patch_config(self.config, callbacks=run.get_child())
@@ -232,6 +234,7 @@ class Runner:
         if run is None:
             return
         if isinstance(outcome, BaseException):
+            await end_open_runs(run, outcome)
             await run.on_chain_error(outcome)
         else:
             await run.on_chain_end(_shown(outcome))

@@ -12,6 +12,7 @@ import pytest
 from dynflow import loads
 from dynflow.models.health import forget_all
 from tests.faults.cells import DEADLINE, FAULTS, PATIENCE, Fault, cells, graph, run, settled
+from tests.faults.page import PAGE, page
 from tests.faults.server import CUT_AFTER, WORDS, FaultServer, serving
 from tests.pace import slowness
 
@@ -64,7 +65,8 @@ async def test_the_fault_matrix(server: FaultServer, provider: str, fault: Fault
             assert found.partial == (PARTIAL if expected.outcome == "interrupted" else ""), told
             assert found.hits == expected.hits * requests, told
             assert found.usd == pytest.approx(expected.usd * requests, abs=1e-9), told
-            assert found.seconds <= (patience if fault.silent else DEADLINE) + SLACK * factor, told
+            late = found.seconds - (patience if fault.silent else DEADLINE)
+            assert late <= SLACK * factor or late <= SLACK * slowness(), told
             assert found.unfinished == (), told
             assert found.threads == (), told
             assert found.tasks == 0, told
@@ -72,8 +74,13 @@ async def test_the_fault_matrix(server: FaultServer, provider: str, fault: Fault
                 await settled(lambda: len(server.left.get(fault.name, ())) >= gone + found.hits)  # noqa: B023
                 closed = server.left[fault.name][gone:]
                 assert len(closed) == found.hits, told
-                if edge == "none":
-                    assert max(closed) - found.ended <= CLOSED_WITHIN * factor, told
+                late = max(closed) - found.ended if edge == "none" else 0.0
+                assert late <= CLOSED_WITHIN * factor or late <= CLOSED_WITHIN * slowness(), told
         flow.close()
         await settled(lambda: server.open == 0)
         assert server.open == 0, f"{provider}: {fault.name}/{edge} left {server.open} connections open"
+
+
+def test_the_table_in_the_docs_is_up_to_date() -> None:
+    """`make generated`"""
+    assert PAGE.read_text("utf-8") == page()

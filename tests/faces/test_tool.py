@@ -148,7 +148,7 @@ def test_a_fault_of_the_host_s_code_is_no_answer() -> None:
 
 
 @pytest.mark.parametrize("observed", [False, True])
-@pytest.mark.parametrize("style", ["invoke", "ainvoke", "ainvoke_async", "stream", "batch"])
+@pytest.mark.parametrize("style", ["invoke", "ainvoke", "ainvoke_async", "ainvoke_generator", "stream", "batch"])
 async def test_a_tool_inside_a_node_spends_its_caller_s_money(style: str, observed: bool) -> None:
     flow, model = one()
     tool = flow.to_tool()
@@ -160,13 +160,18 @@ async def test_a_tool_inside_a_node_spends_its_caller_s_money(style: str, observ
         told = [await tool.ainvoke(call(question=question)) for _ in range(3)]
         return " ".join(str(message.content) for message in told)
 
+    async def generator(question: Any) -> Any:
+        for index in range(3):
+            message = await tool.ainvoke(call(question=question))
+            yield f" {message.content}" if index else message.content
+
     # A call reserves 5 tokens at $0.001 and settles at 1: the third would exceed $0.0065.
-    function = aagent if style == "ainvoke_async" else agent
+    function = {"ainvoke_async": aagent, "ainvoke_generator": generator}.get(style, agent)
     outer = loads(OUTER % "usd_per_request: 0.0065", runnables={"agent": function})
     config: Any = {"callbacks": [Recorder()]} if observed else {}
     if style == "invoke":
         result = outer.run("capital?", config)
-    elif style in ("ainvoke", "ainvoke_async"):
+    elif style.startswith("ainvoke"):
         result = await outer.arun("capital?", config)
     else:
         told = list(outer.stream("capital?", config)) if style == "stream" else outer.batch(["capital?"], config)

@@ -17,8 +17,8 @@ from langchain_core.runnables import RunnableConfig
 from dynflow.errors import InputError, NodeFailed, StreamInterrupted
 from dynflow.graph import CheckedGraph
 from dynflow.language.spec import START
-from dynflow.node import Call, Output
-from dynflow.running import Runner, completed
+from dynflow.node import Call, Cancelled, Output
+from dynflow.running import Runner
 from dynflow.timing import in_time, within
 from dynflow.trace import FlowResult
 from dynflow.visit import Completed, Visit
@@ -89,6 +89,7 @@ class _Jobs:
             runner = self.runner(job)
             if isinstance(each, StreamInterrupted):
                 self.results[job] = each
+                runner.end(each)
                 self.schedule.arrive(job, None)
                 continue
             runner.session.complete(visit, each)
@@ -100,9 +101,17 @@ class _Jobs:
             visit = runner.session.next()
             if visit is None:
                 self.results[job] = runner.session.result()
+                runner.end()
         except Exception as error:
             self.results[job] = error
+            runner.end(error)
         self.schedule.arrive(job, visit)
+
+    def close(self) -> None:
+        """Nobody waits any more for requests that are still under way."""
+        for runner in self.runners:
+            if isinstance(runner, Runner):
+                runner.end(Cancelled())
 
 
 _UNFINISHED = RuntimeError("the request was not finished")
@@ -136,6 +145,7 @@ def batch_sessions(
             for _, visit in group:
                 visit.call_off()
         pool.shutdown(wait=False, cancel_futures=True)
+        jobs.close()
     for job, runner in enumerate(runners):
         if isinstance(runner, Runner) and isinstance(jobs.results[job], FlowResult):
             runner.decided()
@@ -163,6 +173,7 @@ async def abatch_sessions(
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        jobs.close()
     for job, runner in enumerate(runners):
         if isinstance(runner, Runner) and isinstance(jobs.results[job], FlowResult):
             await runner.adecided()
@@ -188,9 +199,11 @@ def run_together(pairs: Sequence[tuple[Runner, Visit]]) -> Sequence[Ended]:
         outcomes = [error] * len(group.calls)
         raise
     finally:
-        for item in group.take(outcomes):
-            item.runner.close(item.visit.run, item.outcome)
-    return group.completed()
+        done = [
+            item.runner.close(item.visit, item.visit.run, item.outcome, seconds)
+            for item, seconds in group.take(outcomes)
+        ]
+    return done
 
 
 async def arun_together(pairs: Sequence[tuple[Runner, Visit]]) -> Sequence[Ended]:
@@ -214,9 +227,11 @@ async def arun_together(pairs: Sequence[tuple[Runner, Visit]]) -> Sequence[Ended
         outcomes = [error] * len(group.calls)
         raise
     finally:
-        for item in group.take(outcomes):
-            await item.runner.aclose(item.visit.run, item.outcome)
-    return group.completed()
+        done = [
+            await item.runner.aclose(item.visit, item.visit.run, item.outcome, seconds)
+            for item, seconds in group.take(outcomes)
+        ]
+    return done
 
 
 class _Item:
@@ -253,16 +268,12 @@ class _Group:
             except Exception as error:
                 item.outcome = error
 
-    def take(self, outcomes: Sequence[Output | BaseException]) -> list[_Item]:
-        """Hand each call its outcome; all items, to be closed."""
+    def take(self, outcomes: Sequence[Output | BaseException]) -> list[tuple[_Item, float]]:
+        """Hand each call its outcome; all items, to be closed, each with its seconds: the time is shared out evenly."""
         called = [item for item in self.items if item.call is not None]
         if len(outcomes) != len(called):
             outcomes = [NodeFailed(f"its batch gave {len(outcomes)} results for {len(called)} requests")] * len(called)
         for item, outcome in zip(called, outcomes, strict=True):
             item.outcome = outcome
-        return self.items
-
-    def completed(self) -> list[Completed]:
-        """The outcomes; the time is shared out evenly."""
         seconds = (time.perf_counter() - self._began) / len(self.items)
-        return [completed(seconds, item.outcome) for item in self.items]
+        return [(item, seconds) for item in self.items]

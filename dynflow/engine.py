@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,18 @@ from dynflow.budgets import Budget, standing_limits
 from dynflow.closing import aclosing, closing
 from dynflow.errors import ParamError
 from dynflow.graph import CheckedGraph
+from dynflow.hashes import graph_hash
 from dynflow.node import add_up
+from dynflow.recording import Recording
 from dynflow.request import Request
 from dynflow.resources import FlowResources
 from dynflow.running import Runner
 from dynflow.session import Session
-from dynflow.trace import METADATA_KEY, FlowResult
+from dynflow.trace import METADATA_KEY, FlowResult, Trace
+from dynflow.trace_file import TraceFile
 from dynflow.visit import Completed, Enclosing
 
+Manager = CallbackManagerForChainRun | AsyncCallbackManagerForChainRun
 ENCLOSING_KEY = "__dynflow_enclosing"
 """Key of `config["configurable"]` under which a sub-graph finds what it shares; never in the public schema."""
 
@@ -42,9 +48,16 @@ class Driver:
 class Engine:
     """What runs a checked graph, for all requests of one flow."""
 
-    def __init__(self, checked: CheckedGraph, resources: FlowResources, file: Path | None) -> None:
+    def __init__(
+        self,
+        checked: CheckedGraph,
+        resources: FlowResources,
+        file: Path | None,
+        trace_file: TraceFile | None = None,
+    ) -> None:
         self.checked = checked
         self.resources = resources
+        self.trace_file = trace_file
         self.day, self.share = standing_limits(checked.spec.limits, file)
         self.defaults = {name: body.default for name, body in checked.spec.params.items()}
         self.invoke = Driver(self._invoke)
@@ -52,11 +65,32 @@ class Engine:
         self.transform = Driver(self._transform)
         self.atransform = Driver(self._atransform)
 
+    @cached_property
+    def graph_hash(self) -> str:
+        """What the graph is known by, in records."""
+        return graph_hash(self)
+
+    def _recording(self, input: Any, manager: Manager) -> Recording:
+        trace = Trace(self.checked.name, self.graph_hash, str(manager.run_id))
+        return Recording(trace, manager.run_id, input, self.trace_file)
+
+    @contextmanager
+    def _request(self, input: Any, config: RunnableConfig, manager: Manager) -> Iterator[Runner]:
+        """A request from its start to its end, however it ends: then its record is closed."""
+        recording = self._recording(input, manager)
+        try:
+            yield self._open(input, config, manager, recording)
+        except BaseException as error:
+            recording.end(error)
+            raise
+        recording.end()
+
     def _open(
         self,
         input: Any,
         config: RunnableConfig,
-        manager: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun,
+        manager: Manager,
+        recording: Recording,
     ) -> Runner:
         """A session for one request. Raises `InputError` and `ParamError`."""
         spec = self.checked.spec
@@ -73,8 +107,10 @@ class Engine:
             configurable,
             enclosing,
             share=self.share,
+            trace=recording.trace,
         )
-        return Runner(self.resources, session, config, manager)
+        recording.session = session
+        return Runner(self.resources, session, config, manager, recording)
 
     def _params(self, configurable: Mapping[str, Any]) -> Mapping[str, Any]:
         """The params of one request. Raises `ParamError`, also for a param of a sub-graph (`node/param`)."""
@@ -104,12 +140,12 @@ class Engine:
         config: RunnableConfig,
         results: list[FlowResult[Any]] | None = None,
     ) -> Any:
-        runner = self._open(input, config, run_manager)
-        session = runner.session
-        while (visit := session.next()) is not None:
-            session.complete(visit, runner.run(visit))
-        runner.decided()
-        result = session.result()
+        with self._request(input, config, run_manager) as runner:
+            session = runner.session
+            while (visit := session.next()) is not None:
+                session.complete(visit, runner.run(visit))
+            runner.decided()
+            result = session.result()
         if results is not None:
             results.append(result)
         return result.value
@@ -121,75 +157,92 @@ class Engine:
         config: RunnableConfig,
         results: list[FlowResult[Any]] | None = None,
     ) -> Any:
-        runner = self._open(input, config, run_manager)
-        session = runner.session
-        while (visit := session.next()) is not None:
-            session.complete(visit, await runner.arun(visit))
-        await runner.adecided()
-        result = session.result()
+        with self._request(input, config, run_manager) as runner:
+            session = runner.session
+            while (visit := session.next()) is not None:
+                session.complete(visit, await runner.arun(visit))
+            await runner.adecided()
+            result = session.result()
         if results is not None:
             results.append(result)
         return result.value
 
     def _transform(
-        self, input: Iterator[Any], run_manager: CallbackManagerForChainRun, config: RunnableConfig
+        self,
+        input: Iterator[Any],
+        run_manager: CallbackManagerForChainRun,
+        config: RunnableConfig,
     ) -> Iterator[Any]:
-        runner = self._open(add_up(list(input), ""), config, run_manager)
-        session = runner.session
         emitted = False
-        while (visit := session.next()) is not None:
-            if not visit.live:
-                session.complete(visit, runner.run(visit))
-                continue
-            with closing(runner.stream(visit)) as items:
-                for item in items:
-                    if isinstance(item, Completed):
-                        session.complete(visit, item)
-                    else:
-                        emitted = True
-                        yield _as_chunk(item)
-        runner.decided()
-        yield from _ending(session.result(), emitted, nested=session.enclosing is not None)
+        with self._request(add_up(list(input), ""), config, run_manager) as runner:
+            session = runner.session
+            while (visit := session.next()) is not None:
+                if not visit.live:
+                    session.complete(visit, runner.run(visit))
+                    continue
+                with closing(runner.stream(visit)) as items:
+                    for item in items:
+                        if isinstance(item, Completed):
+                            session.complete(visit, item)
+                        else:
+                            emitted = True
+                            yield _as_chunk(item)
+            runner.decided()
+            result = session.result()
+        yield from _ending(result, emitted, nested=session.enclosing is not None)
 
     async def _atransform(
-        self, input: AsyncIterator[Any], run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
+        self,
+        input: AsyncIterator[Any],
+        run_manager: AsyncCallbackManagerForChainRun,
+        config: RunnableConfig,
     ) -> AsyncIterator[Any]:
-        runner = self._open(add_up([chunk async for chunk in input], ""), config, run_manager)
-        session = runner.session
         emitted = False
-        while (visit := session.next()) is not None:
-            if not visit.live:
-                session.complete(visit, await runner.arun(visit))
-                continue
-            async with aclosing(runner.astream(visit)) as items:
-                async for item in items:
-                    if isinstance(item, Completed):
-                        session.complete(visit, item)
-                    else:
-                        emitted = True
-                        yield _as_chunk(item)
-        await runner.adecided()
-        for chunk in _ending(session.result(), emitted, nested=session.enclosing is not None):
+        whole = add_up([chunk async for chunk in input], "")
+        with self._request(whole, config, run_manager) as runner:
+            session = runner.session
+            while (visit := session.next()) is not None:
+                if not visit.live:
+                    session.complete(visit, await runner.arun(visit))
+                    continue
+                async with aclosing(runner.astream(visit)) as items:
+                    async for item in items:
+                        if isinstance(item, Completed):
+                            session.complete(visit, item)
+                        else:
+                            emitted = True
+                            yield _as_chunk(item)
+            await runner.adecided()
+            result = session.result()
+        for chunk in _ending(result, emitted, nested=session.enclosing is not None):
             yield chunk
 
     def batch(
-        self, inputs: list[Any], run_manager: list[CallbackManagerForChainRun], config: list[RunnableConfig]
+        self,
+        inputs: list[Any],
+        run_manager: list[CallbackManagerForChainRun],
+        config: list[RunnableConfig],
     ) -> list[Any]:
         runners = [self._try_open(*each) for each in zip(inputs, config, run_manager, strict=True)]
         results = batch_sessions(self.checked, runners, config[0].get("max_concurrency"))
         return [result.value if isinstance(result, FlowResult) else result for result in results]
 
     async def abatch(
-        self, inputs: list[Any], run_manager: list[AsyncCallbackManagerForChainRun], config: list[RunnableConfig]
+        self,
+        inputs: list[Any],
+        run_manager: list[AsyncCallbackManagerForChainRun],
+        config: list[RunnableConfig],
     ) -> list[Any]:
         runners = [self._try_open(*each) for each in zip(inputs, config, run_manager, strict=True)]
         results = await abatch_sessions(self.checked, runners, config[0].get("max_concurrency"))
         return [result.value if isinstance(result, FlowResult) else result for result in results]
 
     def _try_open(self, input: Any, config: RunnableConfig, manager: Any) -> Runner | Exception:
+        recording = self._recording(input, manager)
         try:
-            return self._open(input, config, manager)
+            return self._open(input, config, manager, recording)
         except Exception as error:
+            recording.end(error)
             return error
 
 

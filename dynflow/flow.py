@@ -26,6 +26,7 @@ from dynflow.language.spec import ParamBody
 from dynflow.resources import FlowResources
 from dynflow.subgraphs import locate_subgraph
 from dynflow.trace import FlowResult
+from dynflow.trace_file import TraceFile, trace_file
 
 if TYPE_CHECKING:
     from langchain_core.runnables.graph import Graph
@@ -56,6 +57,8 @@ class Flow(RunnableSerializable[Any, Any]):
 
     Those of a sub-graph are named `node/model`.
     """
+    trace: Any = None
+    """Where the record of each request goes: a file name or a `TraceFile`; None: nowhere."""
 
     _engine: Engine = PrivateAttr()
     _text: str = PrivateAttr()
@@ -80,7 +83,7 @@ class Flow(RunnableSerializable[Any, Any]):
                 text = f"the host handed over a model {name!r}, and the graph has none such{hint}"
                 raise GraphError([checked.source.problem("unknown_model", text, checked.source.place_of(("models",)))])
         resources = FlowResources(checked, folder, self.runnables, self.models, self._make_subflow)
-        self._engine = Engine(checked, resources, path)
+        self._engine = Engine(checked, resources, path, trace_file(self.trace))
         for name in checked.nodes:  # cheap; a sub-graph is read now, with the rest, and not at the first request
             resources.cold_node(name)
 
@@ -104,6 +107,16 @@ class Flow(RunnableSerializable[Any, Any]):
     def resources(self) -> FlowResources:
         """Models, runnables and nodes of this flow."""
         return self._engine.resources
+
+    @property
+    def trace_file(self) -> TraceFile | None:
+        """Where records go, if anywhere."""
+        return self._engine.trace_file
+
+    @property
+    def graph_hash(self) -> str:
+        """What the graph is known by in records, batches and calibrations (`dynflow.hashes.graph_hash`)."""
+        return self._engine.graph_hash
 
     @property
     def warnings(self) -> list[Problem]:
@@ -258,7 +271,7 @@ class Flow(RunnableSerializable[Any, Any]):
 
     @override
     def __reduce__(self) -> tuple[Any, ...]:
-        names = ("path", "base", "runnables", "models", "name")
+        names = ("path", "base", "runnables", "models", "trace", "name")
         fields = {name: getattr(self, name) for name in names}
         return _remake, (self.graph, fields)
 

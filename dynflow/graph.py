@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 
 from dynflow.language.evaluate import Evaluator
-from dynflow.language.expression import Comparison, Constant, Either, Items, Port, Term
+from dynflow.language.expression import Comparison, Constant, Either, Items, Port, Term, measured_ports, parts_of
 from dynflow.language.facts import Facts, facts, mentions_failure
 from dynflow.language.source import Source
 from dynflow.language.spec import END, START, CommonOptions, GraphSpec, Role
@@ -68,6 +68,36 @@ class CheckedGraph:
     source: Source
     nodes: Mapping[str, NodePlan]
     ways: Mapping[str, tuple[Way, ...]]
+
+    @property
+    def name(self) -> str:
+        """Its name; `graph` where the text gives it none."""
+        return self.spec.name or "graph"
+
+    @cached_property
+    def input_read(self) -> frozenset[str]:
+        """Keys of `input` that conditions read; `tokens` in any case."""
+        ports = (port for outgoing in self.ways.values() for way in outgoing for port in way.reads)
+        return frozenset({"tokens", *(port.path[0] for port in ports if port.owner == "input")})
+
+    @cached_property
+    def budget_read(self) -> bool:
+        """Whether a condition reads the budget."""
+        return any(port.owner == "budget" for outgoing in self.ways.values() for way in outgoing for port in way.reads)
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """Texts that conditions compare with: the graph's own, so that a port with such a value holds no content."""
+        terms = (way.term for outgoing in self.ways.values() for way in outgoing if way.term is not None)
+        parts = (part for term in terms for part in parts_of(term) if isinstance(part, Constant))
+        return frozenset(part.value for part in parts if isinstance(part.value, str))
+
+    @cached_property
+    def measured(self) -> frozenset[tuple[str, str]]:
+        """Ports, with their owners, whose length conditions ask for."""
+        terms = (way.term for outgoing in self.ways.values() for way in outgoing if way.term is not None)
+        ports = (port for term in terms for port in measured_ports(term))
+        return frozenset((port.owner, port.path[0]) for port in ports if port.owner != "params" and len(port.path) == 1)
 
     @cached_property
     def digraph(self) -> nx.MultiDiGraph[str]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, SecretStr
 from dynflow.language.references import AnyReference
 
 if TYPE_CHECKING:
+    from dynflow.engine import Engine
     from dynflow.flow import Flow
 
 _FOR_PEOPLE = frozenset({"name", "description"})
@@ -22,7 +23,7 @@ _OF_ONE_RUN = frozenset({"id", "response_metadata", "usage_metadata"})
 """What a message says of how it came about."""
 
 
-def graph_hash(flow: Flow) -> str:
+def graph_hash(flow: Flow | Engine) -> str:
     """SHA-256 (hex) of what a graph does, its sub-graphs with it: the same however its text is laid out.
 
     Left out are secrets, the graph's name and description, and its limits in USD and time. What is outside the text

@@ -11,6 +11,7 @@ from dynflow.compile import read_graph_file
 from dynflow.errors import GraphError
 from dynflow.flow import Flow
 from dynflow.language.reader import decode
+from dynflow.trace_file import TraceFile
 
 
 def load(
@@ -18,18 +19,21 @@ def load(
     *,
     runnables: Mapping[str, Any] | None = None,
     models: Mapping[str, Any] | None = None,
+    trace: TraceFile | str | os.PathLike[str] | None = None,
 ) -> Flow:
     """A graph file as a flow.
 
     `runnables` holds what `runnable` nodes name; `models` holds LangChain chat models that take the place of entries
-    of `models:` (`node/model` for those of a sub-graph). Nothing is loaded yet: that happens at the first request, or
-    in `warm_up`. Raises `GraphError` with every fault of the file.
+    of `models:` (`node/model` for those of a sub-graph). `trace` is a file that takes a record of each request, one
+    JSON line each, without content; `TraceFile(path, content=True)` takes requests and answers too. Nothing is loaded
+    yet: that happens at the first request, or in `warm_up`. Raises `GraphError` with every fault of the file.
     """
     file = Path(path)
     source = decode(read_graph_file(file), str(path))
     if source.problems:
         raise GraphError(source.problems)
-    return Flow(graph=source.text, path=str(path), runnables=dict(runnables or {}), models=dict(models or {}))
+    host = {"runnables": dict(runnables or {}), "models": dict(models or {}), "trace": trace}
+    return Flow(graph=source.text, path=str(path), **host)
 
 
 def loads(
@@ -38,7 +42,9 @@ def loads(
     base: str | os.PathLike[str] | None = None,
     runnables: Mapping[str, Any] | None = None,
     models: Mapping[str, Any] | None = None,
+    trace: TraceFile | str | os.PathLike[str] | None = None,
 ) -> Flow:
     """A graph's text as a flow; `base` is the folder that its sub-graphs and relative paths count from."""
     folder = None if base is None else str(base)
-    return Flow(graph=text, base=folder, runnables=dict(runnables or {}), models=dict(models or {}))
+    host = {"runnables": dict(runnables or {}), "models": dict(models or {}), "trace": trace}
+    return Flow(graph=text, base=folder, **host)

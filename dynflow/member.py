@@ -44,7 +44,7 @@ class GroupMember:
         session = self._runner.session
         with self._lock:
             if self._ended:  # it ended before anyone looked
-                session.walk.states.pop(self.id, None)
+                session.uncount(self.id)
                 return
             self._ended = True
             session.forget(self._visit)

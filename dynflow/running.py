@@ -23,6 +23,7 @@ from dynflow.closing import aclosing, closing
 from dynflow.errors import NodeFailed, StreamInterrupted
 from dynflow.member import GroupMember
 from dynflow.node import Call, Node, Output, add_up, has_content
+from dynflow.recording import Recording, observers
 from dynflow.open_runs import OpenRuns, end_open_runs
 from dynflow.session import FlowParts, Session
 from dynflow.timing import heard, in_time, pumped, within
@@ -39,9 +40,11 @@ class Runner:
         session: Session,
         config: RunnableConfig,
         manager: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun,
+        recording: Recording | None = None,
     ) -> None:
         self.flow = flow
         self.session = session
+        self._recording = recording
         self.manager = manager
         self.observed = bool(manager.inheritable_handlers)
         self.watched = any(isinstance(handler, _StreamingCallbackHandler) for handler in manager.inheritable_handlers)
@@ -71,15 +74,13 @@ class Runner:
                     outcome = self.node(visit).run(call)
             else:
                 outcome = within(lambda: self.node(visit).run(call), [visit])
-        except Exception as error:
-            outcome = error
         except BaseException as error:
             outcome = error
-            self.session.forget(visit)
-            raise
+            if not isinstance(error, Exception):
+                raise
         finally:
-            self.close(run, outcome)
-        return completed(time.perf_counter() - began, outcome)
+            done = self.close(visit, run, outcome, time.perf_counter() - began)
+        return done
 
     async def arun(self, visit: Visit) -> Completed:
         """The same, async."""
@@ -92,16 +93,14 @@ class Runner:
         try:
             call = self.call(visit, config)
             outcome = await in_time(self._arun(visit, call), visit, visit.time_limit)
-        except Exception as error:
-            outcome = error
         except BaseException as error:
             outcome = error
-            self.session.forget(visit)
-            raise
+            if not isinstance(error, Exception):
+                raise
         finally:
             visit.call_off()  # a worker thread that still runs for us may stop
-            await self.aclose(run, outcome)
-        return completed(time.perf_counter() - began, outcome)
+            done = await self.aclose(visit, run, outcome, time.perf_counter() - began)
+        return done
 
     async def _arun(self, visit: Visit, call: Call) -> Output:
         return await (await self.anode(visit)).arun(call)
@@ -124,16 +123,14 @@ class Runner:
                         outcome = item
                     else:
                         yield from emitted.add(item)
-        except Exception as error:
-            outcome = error
         except BaseException as error:
             outcome = error
-            self.session.forget(visit)
-            raise
+            if not isinstance(error, Exception):
+                raise
         finally:
             visit.call_off()
-            self.close(run, outcome)
-        yield self._streamed(emitted, completed(time.perf_counter() - began, outcome), visit)
+            done = self.close(visit, run, outcome, time.perf_counter() - began)
+        yield self._streamed(emitted, done, visit)
 
     async def astream(self, visit: Visit) -> AsyncIterator[Any]:
         """The same, async."""
@@ -157,16 +154,14 @@ class Runner:
                     else:
                         for chunk in emitted.add(item):
                             yield chunk
-        except Exception as error:
-            outcome = error
         except BaseException as error:
             outcome = error
-            self.session.forget(visit)
-            raise
+            if not isinstance(error, Exception):
+                raise
         finally:
             visit.call_off()
-            await self.aclose(run, outcome)
-        yield self._streamed(emitted, completed(time.perf_counter() - began, outcome), visit)
+            done = await self.aclose(visit, run, outcome, time.perf_counter() - began)
+        yield self._streamed(emitted, done, visit)
 
     def _streamed(self, emitted: _Emitted, done: Completed, visit: Visit) -> Completed:
         if done.error is not None and emitted.content:
@@ -188,7 +183,7 @@ class Runner:
         child = manager.get_child()
         self._tag(child, visit)
         run = child.on_chain_start(None, {"input": self.session.request.original}, name=visit.node_id)
-        visit.run = run
+        self._begun(visit, run)
         return run, patch_config(self.config, callbacks=run.get_child())
 
     async def aopen(self, visit: Visit) -> tuple[AsyncCallbackManagerForChainRun | None, RunnableConfig]:
@@ -203,8 +198,13 @@ class Runner:
         self._tag(child, visit)
         child.add_handler(OpenRuns())
         run = await child.on_chain_start(None, {"input": self.session.request.original}, name=visit.node_id)
-        visit.run = run
+        self._begun(visit, run)
         return run, patch_config(self.config, callbacks=run.get_child())
+
+    def _begun(self, visit: Visit, run: Any) -> None:
+        visit.run = run
+        for observer in observers:
+            observer.visit_begun(self.manager.run_id, run.run_id, visit, self.session.walk.decisions)
 
     def _around(self, visit: Visit) -> CallbackManagerForChainRun | AsyncCallbackManagerForChainRun:
         """The run that a visit's run is a child of: its group's, or the flow's."""
@@ -220,24 +220,48 @@ class Runner:
         if (self.config.get("metadata") or {}).get("langgraph_node") == visit.node_id:
             child.add_tags([HIDDEN_TAG], inherit=False)  # LangGraph would take the run for its own node's
 
-    def close(self, run: CallbackManagerForChainRun | None, outcome: Output | BaseException | None) -> None:
-        """End a visit's child run with what came of it."""
-        if run is None:
-            return
-        if isinstance(outcome, BaseException):
+    def close(
+        self,
+        visit: Visit,
+        run: CallbackManagerForChainRun | None,
+        outcome: Output | BaseException | None,
+        seconds: float,
+    ) -> Completed:
+        """End a visit that gave this after so many seconds: it is billed, then its child run ends."""
+        done = self._ended(visit, run, outcome, seconds)
+        if run is not None and isinstance(outcome, BaseException):
             run.on_chain_error(outcome)
-        else:
-            run.on_chain_end(_shown(outcome))
+        elif run is not None:
+            run.on_chain_end(_shown(done.output))
+        return done
 
-    async def aclose(self, run: AsyncCallbackManagerForChainRun | None, outcome: Output | BaseException | None) -> None:
+    async def aclose(
+        self,
+        visit: Visit,
+        run: AsyncCallbackManagerForChainRun | None,
+        outcome: Output | BaseException | None,
+        seconds: float,
+    ) -> Completed:
         """The same, async."""
-        if run is None:
-            return
-        if isinstance(outcome, BaseException):
+        done = self._ended(visit, run, outcome, seconds)
+        if run is not None and isinstance(outcome, BaseException):
             await end_open_runs(run, outcome)
             await run.on_chain_error(outcome)
+        elif run is not None:
+            await run.on_chain_end(_shown(done.output))
+        return done
+
+    def _ended(self, visit: Visit, run: Any, outcome: Output | BaseException | None, seconds: float) -> Completed:
+        """How a visit ended; whoever observes spans is told before its run ends."""
+        done = completed(seconds, outcome)
+        if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
+            self.session.forget(visit)
         else:
-            await run.on_chain_end(_shown(outcome))
+            self.session.settle(visit, done)
+        if run is not None:
+            for observer in observers:
+                observer.visit_ended(run.run_id, visit, done)
+        return done
 
     def node(self, visit: Visit) -> Node:
         """The visit's node, ready to run."""
@@ -253,6 +277,11 @@ class Runner:
         """What the node gets to see. Raises where its options do not resolve or its time is up."""
         members = {name: GroupMember(self, name, visit) for name in visit.plan.members}
         return self.session.call(visit, config, members)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The request has ended, so: its record goes out. The first word counts."""
+        if self._recording is not None:
+            self._recording.end(error)
 
     def decided(self) -> None:
         """Tell of the last edge taken, the one into `end`; the others are told of as their visit begins."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from langchain_core.messages import AIMessage
@@ -16,7 +18,6 @@ from dynflow.billing import Charge, settle
 from dynflow.budgets import BaselineShare, Budget, caller_of
 from dynflow.errors import (
     DeadlineExceeded,
-    DynflowError,
     InputError,
     NodeFailed,
     NodeTimeout,
@@ -32,7 +33,7 @@ from dynflow.models.known import Known
 from dynflow.node import Call, Cancelled, Member, Node
 from dynflow.prompt_size import PromptSize
 from dynflow.request import Request
-from dynflow.trace import METADATA_KEY, FlowResult, Trace, Visited
+from dynflow.trace import METADATA_KEY, Failure, FlowResult, Trace, Visited, first_line
 from dynflow.visit import Completed, Enclosing, Visit
 from dynflow.walk import Decision, State, Walk
 
@@ -68,6 +69,7 @@ class Session:
         enclosing: Enclosing | None = None,
         clock: Callable[[], float] = time.monotonic,
         share: BaselineShare | None = None,
+        trace: Trace | None = None,
     ) -> None:
         graph = flow.graph
         limits = graph.spec.limits
@@ -88,12 +90,15 @@ class Session:
             )
         self.closed = self._closed_nodes()
         self.walk = Walk(graph, self._outside, self.closed)
-        self.trace = Trace(graph.spec.name or "graph")
+        self.trace = Trace(graph.name) if trace is None else trace
+        self.trace.params, self.trace.closed = params, tuple(sorted(self.closed))
         self.ledger = Ledger(baseline=graph.spec.baseline)
         self._values: dict[str, Any] = {}
         self._errors: dict[str, Exception] = {}
         self._running: dict[int, tuple[Visit, float]] = {}
         """Visits begun and not taken down yet, with when they began."""
+        self._began: float | None = None
+        self._settling = threading.Lock()
         if enclosing is not None:
             enclosing.sessions.append(self)
         self._share = share
@@ -155,7 +160,7 @@ class Session:
             decision = self.walk.advance()
         except NoEligibleAnswer as closed:
             cause = self._errors.get(failed_at)
-            failed = f"{failed_at!r} failed ({_first_line(cause)}); " if cause is not None else ""
+            failed = f"{failed_at!r} failed ({first_line(cause)}); " if cause is not None else ""
             why = "; ".join(filter(None, map(self._lack, self.graph.spec.models)))
             raise NoEligibleAnswer(f"{failed}{closed}{f' ({why})' if why else ''}") from cause
         if decision is None:
@@ -191,6 +196,8 @@ class Session:
         """Give a visit its time, as it starts to run."""
         plan, around, now = visit.plan, visit.around, self.clock()
         ends = self._deadline(now)
+        if self._began is None:  # a request of a batch may have waited until here
+            self._began, self.trace.started = now, datetime.now(UTC)
         if plan.cls.instant:
             ends = math.inf  # a canned reply may still go out when the time is up
         self._running[id(visit)] = (visit, now)
@@ -259,11 +266,8 @@ class Session:
             done = Completed(done.seconds, None, NodeFailed(text, usage=done.output.usage))
         output, plan = done.output, visit.plan
         error = failure_kind(done.error) if done.error is not None else None
-        usage = output.usage if output is not None else getattr(done.error, "usage", None)
-        if visit.inner:
-            usd = self._take_over(visit)
-        else:
-            usage, usd = self._settle(visit, usage, done.error, done.seconds)
+        self.settle(visit, done)
+        usage, usd = visit.usage, visit.usd
         on_failure = plan.common.on_failure if done.error is not None else None
         if output is not None:
             state = State(True, output.ports, None, done.seconds, usd, rescued=output.degraded)
@@ -284,9 +288,8 @@ class Session:
                 done.error is None,
                 done.seconds,
                 usd,
-                _numbers(state.ports),
-                error,
-                _first_line(done.error) if done.error is not None else None,
+                _numbers(state.ports, plan.ports, self.graph.words),
+                Failure.of(done.error) if done.error is not None else None,
                 (*visit.notes, *(output.notes if output is not None else ())),
                 tuple(visit.attempts),
             )
@@ -298,11 +301,27 @@ class Session:
         if began is None:
             return
         seconds = self.clock() - began
-        if visit.inner:
-            self._take_over(visit)
-            return
-        usage, usd = self._settle(visit, None, None, seconds)
-        self.ledger.entries.append(Entry(visit.node_id, seconds, usd, usage))
+        self.settle(visit, Completed(seconds))
+        if not visit.inner:
+            self.ledger.entries.append(Entry(visit.node_id, seconds, visit.usd, visit.usage))
+
+    def uncount(self, node_id: str) -> None:
+        """A node that ran counts as not run after all; its cost stays in the ledger."""
+        self.walk.states.pop(node_id, None)
+        self.trace.visits[:] = [visited for visited in self.trace.visits if visited.node != node_id]
+
+    def settle(self, visit: Visit, done: Completed) -> None:
+        """Bill a visit that ended, or (neither output nor error) was called off; once. `visit` then holds the bill."""
+        with self._settling:
+            if visit.settled:
+                return
+            visit.settled = True
+            if visit.inner:
+                visit.usd = self._take_over(visit)
+                return
+            output = done.output
+            usage = output.usage if output is not None else getattr(done.error, "usage", None)
+            visit.usage, visit.usd = self._settle(visit, usage, done.error, done.seconds)
 
     def _charge(self, visit: Visit, model: str, prompt: PromptSize | int, max_tokens: int | None) -> Charge:
         """Reserve what one attempt at a model can cost at most. Raises `BudgetExceeded`."""
@@ -332,14 +351,14 @@ class Session:
     def _take_over(self, visit: Visit) -> float | None:
         """Take over the lines and records of the sub-graph that a visit walked; its cost in USD."""
         costs: list[float | None] = []
-        for session in (session for enclosing in visit.inner for session in enclosing.sessions):
-            for running, _ in list(session._running.values()):
-                session.forget(running)  # it was called off with the visit around it
+        sessions = [session for enclosing in visit.inner for session in enclosing.sessions]
+        for number, session in enumerate(sessions, 1):
+            session.end(Cancelled())  # if it has not ended, it was called off with the visit around it
             costs.append(session.ledger.usd)
             for entry in session.ledger.entries:
                 self.ledger.entries.append(replace(entry, node=f"{visit.node_id}/{entry.node}"))
-            session.trace.decisions = session.walk.decisions
-            self.trace.inner[visit.node_id] = session.trace
+            # A node's code may call a flow as its tool several times.
+            self.trace.inner[visit.node_id if number == 1 else f"{visit.node_id}#{number}"] = session.trace
         return None if None in costs else math.fsum(cost for cost in costs if cost is not None)
 
     def result(self) -> FlowResult[Any]:
@@ -348,9 +367,8 @@ class Session:
         if answer is None:
             raise NoEligibleAnswer("the walk reached `end` without an answer that succeeded")
         self.trace.answer = answer
-        self.trace.decisions = self.walk.decisions
-        self.trace.degraded = self.walk.degraded
         self._compare_with_baseline(answer)
+        self.end()
         ports = self.walk.states[answer].ports
         result = FlowResult(self._values[answer], self.trace, self.ledger, ports)
         if self.enclosing is not None:
@@ -361,6 +379,30 @@ class Session:
             metadata = {**message.response_metadata, METADATA_KEY: result.metadata()}
             return replace(result, value=message.model_copy(update={"response_metadata": metadata}))
         return result
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Close the record: the request has ended, so. The first word counts; visits under way are called off."""
+        trace = self.trace
+        if trace.outcome is not None:
+            return
+        for visit, _ in list(self._running.values()):
+            self.forget(visit)
+        trace.decisions = self.walk.decisions
+        trace.degraded = self.walk.degraded
+        read = {name: self.request.port(name) for name in sorted(self.graph.input_read - {"text", "messages"})}
+        trace.input = _numbers(read, {}, self.graph.words)
+        lengths = {(owner, port): self.walk.lookup(owner, port) for owner, port in self.graph.measured}
+        trace.lengths = {
+            f"{owner}.{port}": len(value)
+            for (owner, port), value in lengths.items()
+            if isinstance(value, (str, list, tuple, dict))
+        }
+        trace.end(error, 0.0 if self._began is None else self.clock() - self._began)
+
+    @property
+    def value(self) -> Any:
+        """The result; None until there is one."""
+        return self._values.get(self.trace.answer or "")
 
     def _compare_with_baseline(self, answer: str) -> None:
         """What the baseline did cost, or would have: its price for the answer's tokens."""
@@ -399,21 +441,17 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (bool, int, float))
 
 
-def _numbers(ports: Mapping[str, Any]) -> dict[str, Any]:
-    """Port values that explain without holding content: numbers, flags, short labels, and records of these."""
+def _numbers(ports: Mapping[str, Any], declared: Mapping[str, PortType], words: frozenset[str]) -> dict[str, Any]:
+    """Port values that explain without holding content: numbers, flags, records of numbers, and texts of a closed set
+    or among `words`, which the graph itself names."""
     kept: dict[str, Any] = {}
     for name, value in ports.items():
-        if _is_number(value) or (isinstance(value, str) and name in _LABELS):
-            kept[name] = value
-        elif isinstance(value, Mapping) and value and all(map(_is_number, value.values())):
-            kept[name] = dict(value)
+        if isinstance(value, str):
+            plain = value in words or (name in declared and declared[name].values is not None)
+        elif isinstance(value, Mapping):
+            plain = all(map(_is_number, value.values()))
+        else:
+            plain = value is None or _is_number(value)
+        if plain and not (isinstance(value, float) and not math.isfinite(value)):
+            kept[name] = dict(value) if isinstance(value, Mapping) else value
     return kept
-
-
-_LABELS = frozenset({"label", "choice", "winner"})
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    line = text.splitlines()[0] if text else type(error).__name__
-    return line if isinstance(error, DynflowError) else f"{type(error).__name__}: {line}"

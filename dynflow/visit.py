@@ -10,6 +10,7 @@ from dynflow.billing import Charge
 from dynflow.budgets import Budget
 from dynflow.errors import DeadlineExceeded, NodeTimeout
 from dynflow.graph import NodePlan
+from dynflow.ledger import Usage
 from dynflow.node import Output
 from dynflow.trace import Attempt, FlowResult
 from dynflow.walk import Decision
@@ -52,6 +53,10 @@ class Visit:
     charges: list[Charge] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    settled: bool = False
+    usage: Usage | None = None
+    usd: float | None = 0.0
+    """What it used and cost, once it is settled; None where a price is unknown."""
     inner: list[Enclosing] = field(default_factory=list)
     """What was handed to sub-graphs."""
     run: Any = None

@@ -60,7 +60,7 @@ class Walk:
         self.decisions: list[Decision] = []
         self.at = START
         self._outside = outside
-        self._closed = closed
+        self.closed = closed
 
     @property
     def degraded(self) -> bool:
@@ -107,9 +107,12 @@ class Walk:
                 self._note(way, values)
                 if way.evaluate(self.lookup) is not True:
                     continue
-            if way.target in self._closed:
+            if way.target in self.closed:
                 passed_over.append(way.target)
                 continue
+            if self.graph.budget_read:  # money and time pass: what the other edges would have seen is known now only
+                for other in self.graph.ways[self.at]:
+                    self._note(other, values, frozenset({"budget"}))
             decision = Decision(
                 way.source,
                 way.target,
@@ -136,8 +139,10 @@ class Walk:
                 return name
         return None
 
-    def _note(self, way: Way, values: dict[str, Any]) -> None:
+    def _note(self, way: Way, values: dict[str, Any], owners: Collection[str] | None = None) -> None:
         for port in way.reads:
+            if owners is not None and (port.owner not in owners or ".".join((port.owner, *port.path)) in values):
+                continue
             value = self.lookup(port.owner, port.path[0])
             if len(port.path) > 1 and isinstance(value, Mapping):
                 value = value.get(port.path[1], UNKNOWN)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-VERBS = ("check", "run", "explain", "draw", "new", "nodes", "models", "schema", "train", "completion")
+VERBS = ("check", "run", "explain", "replay", "draw", "new", "nodes", "models", "schema", "train", "completion")
 FAILED = 1
 INTERRUPTED = 130
 _UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,7 @@ from click.shell_completion import CompletionItem
 if TYPE_CHECKING:
     from dynflow.flow import Flow
     from dynflow.language.spec import ParamBody
+    from dynflow.trace_file import TraceFile
 
 
 def complete_file(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -30,6 +32,42 @@ set_option: Callable[..., Any] = click.option(
     metavar="PARAM=VALUE",
     help="Set a param for this request; one of a sub-graph as NODE/PARAM. May be given several times.",
 )
+
+
+def trace_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `--trace` and `--trace-content` to a verb; it hands them on to `tracing`."""
+    command = click.option(
+        "--trace-content", is_flag=True, help="Let --trace write requests and answers too, not only what was decided."
+    )(command)
+    return click.option(
+        "--trace",
+        metavar="FILE",
+        shell_complete=complete_file,
+        help="Append a record of each request to FILE, as JSON lines; `dynflow replay` reads it.",
+    )(command)
+
+
+@contextmanager
+def tracing(trace: str | None, content: bool) -> Iterator[TraceFile | None]:
+    """The file that `load(…, trace=…)` takes, or None; at the end it is said how many records were lost.
+
+    Raises `OSError` at once where it cannot be written, and `click.UsageError` for content without a file.
+    """
+    if trace is None:
+        if content:
+            raise click.UsageError("--trace-content goes with --trace FILE")
+        yield None
+        return
+    from dynflow.trace_file import TraceFile
+
+    file = TraceFile(trace, content=content)
+    file.check()
+    try:
+        yield file
+    finally:
+        if file.lost:
+            label = click.style("warning:", fg="yellow", bold=True)
+            click.echo(f"{label} {file.lost:,} records could not be written to {trace}", err=True)
 
 
 def read_request(given: str | None, flow: Flow) -> Any:

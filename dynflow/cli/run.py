@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dynflow.cli.arguments import graph_argument, input_argument, read_params, read_request, set_option
+from dynflow.cli.arguments import (
+    graph_argument,
+    input_argument,
+    read_params,
+    read_request,
+    set_option,
+    trace_options,
+    tracing,
+)
 
 if TYPE_CHECKING:
     from dynflow.flow import Flow
@@ -21,7 +29,16 @@ if TYPE_CHECKING:
 @set_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: value, trace, ledger.")
 @click.option("--stream", is_flag=True, help="Print the answer as it comes.")
-def command(graph: str, input: str | None, settings: tuple[str, ...], as_json: bool, stream: bool) -> None:
+@trace_options
+def command(
+    graph: str,
+    input: str | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+    stream: bool,
+    trace: str | None,
+    trace_content: bool,
+) -> None:
     """Send one request through a graph.
 
     The answer goes to standard output. The path with its numbers, the tokens, time, cost and saving go to standard
@@ -34,26 +51,32 @@ def command(graph: str, input: str | None, settings: tuple[str, ...], as_json: b
       dynflow run graph.yaml --set easy_below=0.3 --stream "Prove that 7 is prime."
       cat question.txt | dynflow run graph.yaml > answer.txt
       dynflow run graph.yaml --json "Hello" | jq .ledger.usd
+      dynflow run graph.yaml --trace decisions.jsonl "Hello"
     """
     if as_json and stream:
         raise click.UsageError("give --json or --stream, not both")
-    from dynflow.answers import finite, plain_answer
-    from dynflow.cli.record import render_record
     from dynflow.loading import load
 
-    flow = load(graph)
-    config = {"configurable": read_params(settings, flow.params)}
-    request = read_request(input, flow)
+    with tracing(trace, trace_content) as file:
+        flow = load(graph, trace=file)
+        config = {"configurable": read_params(settings, flow.params)}
+        _run(flow, read_request(input, flow), config, as_json=as_json, stream=stream)
+
+
+def _run(flow: Flow, request: Any, config: Any, *, as_json: bool, stream: bool) -> None:
+    from dynflow.answers import finite, plain_answer
+    from dynflow.cli.record import render_record
+
     if as_json:
-        result = flow.run(request, config)  # type: ignore[arg-type]
-        value = plain_answer(result.value)
-        whole = {"value": value, "trace": result.trace.as_dict(), "ledger": result.ledger.as_dict()}
-        click.echo(json.dumps(finite(whole), indent=2, ensure_ascii=False, default=str))
+        result = flow.run(request, config)
+        trace, ledger = result.trace.as_dict(), result.ledger.as_dict()
+        whole = finite({"value": plain_answer(result.value), "trace": trace, "ledger": ledger})
+        click.echo(json.dumps(whole, indent=2, ensure_ascii=False, default=str))
         return
     if stream and _streams(flow):
         record = _print_stream(flow, request, config)
     else:
-        result = flow.run(request, config)  # type: ignore[arg-type]
+        result = flow.run(request, config)
         shown = plain_answer(result.value)
         click.echo(shown if isinstance(shown, str) else json.dumps(shown, indent=2, ensure_ascii=False, default=str))
         record = result.metadata()

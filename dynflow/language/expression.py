@@ -293,19 +293,31 @@ class _Parser:
         return FunctionCall(*at, node.func.id, tuple(self.term(argument, depth) for argument in node.args))
 
 
+def parts_of(term: Term) -> Iterator[Term]:
+    """A condition itself, and all that it is made of."""
+    yield term
+    match term:
+        case Items(items=parts) | Both(operands=parts) | Either(operands=parts) | Comparison(operands=parts):
+            inner = parts
+        case FunctionCall(arguments=parts):
+            inner = parts
+        case Not(operand=part) | Negative(operand=part):
+            inner = (part,)
+        case Arithmetic(left=left, right=right):
+            inner = (left, right)
+        case _:
+            return
+    for each in inner:
+        yield from parts_of(each)
+
+
 def ports_of(term: Term) -> Iterator[Port]:
     """Every port that a condition reads."""
-    match term:
-        case Port():
-            yield term
-        case Items(items=parts) | Both(operands=parts) | Either(operands=parts) | Comparison(operands=parts):
-            for part in parts:
-                yield from ports_of(part)
-        case FunctionCall(arguments=parts):
-            for part in parts:
-                yield from ports_of(part)
-        case Not(operand=part) | Negative(operand=part):
-            yield from ports_of(part)
-        case Arithmetic():
-            yield from ports_of(term.left)
-            yield from ports_of(term.right)
+    return (part for part in parts_of(term) if isinstance(part, Port))
+
+
+def measured_ports(term: Term) -> Iterator[Port]:
+    """Every port whose length a condition asks for."""
+    for part in parts_of(term):
+        if isinstance(part, FunctionCall) and part.name == "len" and isinstance(part.arguments[0], Port):
+            yield part.arguments[0]

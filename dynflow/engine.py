@@ -32,6 +32,8 @@ from dynflow.visit import Completed, Enclosing
 Manager = CallbackManagerForChainRun | AsyncCallbackManagerForChainRun
 ENCLOSING_KEY = "__dynflow_enclosing"
 """Key of `config["configurable"]` under which a sub-graph finds what it shares; never in the public schema."""
+CALLER_KEY = "__dynflow_caller"
+"""Key under which a flow's tool, called by the code of another flow's node, finds how to share that node's request."""
 
 
 class Driver:
@@ -75,11 +77,13 @@ class Engine:
         return Recording(trace, manager.run_id, input, self.trace_file)
 
     @contextmanager
-    def _request(self, input: Any, config: RunnableConfig, manager: Manager) -> Iterator[Runner]:
+    def _request(
+        self, input: Any, config: RunnableConfig, manager: Manager, call_options: Mapping[str, Any] | None
+    ) -> Iterator[Runner]:
         """A request from its start to its end, however it ends: then its record is closed."""
         recording = self._recording(input, manager)
         try:
-            yield self._open(input, config, manager, recording)
+            yield self._open(input, config, manager, call_options, recording)
         except BaseException as error:
             recording.end(error)
             raise
@@ -90,6 +94,7 @@ class Engine:
         input: Any,
         config: RunnableConfig,
         manager: Manager,
+        call_options: Mapping[str, Any] | None,
         recording: Recording,
     ) -> Runner:
         """A session for one request. Raises `InputError` and `ParamError`."""
@@ -101,7 +106,7 @@ class Engine:
             config = {**config, "configurable": configurable}
         session = Session(
             self.resources,
-            Request(input, declared=spec.inputs),
+            Request(input, call_options=call_options, declared=spec.inputs),
             self._params(configurable),
             Budget(spec.limits, self.day, enclosing.budget if enclosing else None),
             configurable,
@@ -139,8 +144,9 @@ class Engine:
         run_manager: CallbackManagerForChainRun,
         config: RunnableConfig,
         results: list[FlowResult[Any]] | None = None,
+        call_options: Mapping[str, Any] | None = None,
     ) -> Any:
-        with self._request(input, config, run_manager) as runner:
+        with self._request(input, config, run_manager, call_options) as runner:
             session = runner.session
             while (visit := session.next()) is not None:
                 session.complete(visit, runner.run(visit))
@@ -156,8 +162,9 @@ class Engine:
         run_manager: AsyncCallbackManagerForChainRun,
         config: RunnableConfig,
         results: list[FlowResult[Any]] | None = None,
+        call_options: Mapping[str, Any] | None = None,
     ) -> Any:
-        with self._request(input, config, run_manager) as runner:
+        with self._request(input, config, run_manager, call_options) as runner:
             session = runner.session
             while (visit := session.next()) is not None:
                 session.complete(visit, await runner.arun(visit))
@@ -172,9 +179,10 @@ class Engine:
         input: Iterator[Any],
         run_manager: CallbackManagerForChainRun,
         config: RunnableConfig,
+        call_options: Mapping[str, Any] | None = None,
     ) -> Iterator[Any]:
         emitted = False
-        with self._request(add_up(list(input), ""), config, run_manager) as runner:
+        with self._request(add_up(list(input), ""), config, run_manager, call_options) as runner:
             session = runner.session
             while (visit := session.next()) is not None:
                 if not visit.live:
@@ -196,10 +204,11 @@ class Engine:
         input: AsyncIterator[Any],
         run_manager: AsyncCallbackManagerForChainRun,
         config: RunnableConfig,
+        call_options: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[Any]:
         emitted = False
         whole = add_up([chunk async for chunk in input], "")
-        with self._request(whole, config, run_manager) as runner:
+        with self._request(whole, config, run_manager, call_options) as runner:
             session = runner.session
             while (visit := session.next()) is not None:
                 if not visit.live:
@@ -222,8 +231,9 @@ class Engine:
         inputs: list[Any],
         run_manager: list[CallbackManagerForChainRun],
         config: list[RunnableConfig],
+        call_options: Mapping[str, Any] | None = None,
     ) -> list[Any]:
-        runners = [self._try_open(*each) for each in zip(inputs, config, run_manager, strict=True)]
+        runners = [self._try_open(*each, call_options) for each in zip(inputs, config, run_manager, strict=True)]
         results = batch_sessions(self.checked, runners, config[0].get("max_concurrency"))
         return [result.value if isinstance(result, FlowResult) else result for result in results]
 
@@ -232,15 +242,18 @@ class Engine:
         inputs: list[Any],
         run_manager: list[AsyncCallbackManagerForChainRun],
         config: list[RunnableConfig],
+        call_options: Mapping[str, Any] | None = None,
     ) -> list[Any]:
-        runners = [self._try_open(*each) for each in zip(inputs, config, run_manager, strict=True)]
+        runners = [self._try_open(*each, call_options) for each in zip(inputs, config, run_manager, strict=True)]
         results = await abatch_sessions(self.checked, runners, config[0].get("max_concurrency"))
         return [result.value if isinstance(result, FlowResult) else result for result in results]
 
-    def _try_open(self, input: Any, config: RunnableConfig, manager: Any) -> Runner | Exception:
+    def _try_open(
+        self, input: Any, config: RunnableConfig, manager: Any, call_options: Mapping[str, Any] | None
+    ) -> Runner | Exception:
         recording = self._recording(input, manager)
         try:
-            return self._open(input, config, manager, recording)
+            return self._open(input, config, manager, call_options, recording)
         except Exception as error:
             recording.end(error)
             return error

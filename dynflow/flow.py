@@ -31,6 +31,9 @@ from dynflow.trace_file import TraceFile, trace_file
 if TYPE_CHECKING:
     from langchain_core.runnables.graph import Graph
 
+    from dynflow.chat_model import FlowChatModel
+    from dynflow.tool import FlowTool
+
 _TEXT_FILE = "<string>"
 
 
@@ -189,11 +192,11 @@ class Flow(RunnableSerializable[Any, Any]):
 
     @override
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        return self._call_with_config(self._engine.invoke, input, config, **_no_options(kwargs))
+        return self._call_with_config(self._engine.invoke, input, config, **_call_options(kwargs))
 
     @override
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        call = self._acall_with_config(self._engine.ainvoke, input, config, **_no_options(kwargs))
+        call = self._acall_with_config(self._engine.ainvoke, input, config, **_call_options(kwargs))
         return await cancelled_once(call)
 
     def run(self, input: Any, config: RunnableConfig | None = None) -> FlowResult[Any]:
@@ -218,7 +221,7 @@ class Flow(RunnableSerializable[Any, Any]):
         **kwargs: Any,
     ) -> list[Any]:
         return self._batch_with_config(
-            self._engine.batch, inputs, config, return_exceptions=return_exceptions, **_no_options(kwargs)
+            self._engine.batch, inputs, config, return_exceptions=return_exceptions, **_call_options(kwargs)
         )
 
     @override
@@ -231,7 +234,7 @@ class Flow(RunnableSerializable[Any, Any]):
         **kwargs: Any,
     ) -> list[Any]:
         call = self._abatch_with_config(
-            self._engine.abatch, inputs, config, return_exceptions=return_exceptions, **_no_options(kwargs)
+            self._engine.abatch, inputs, config, return_exceptions=return_exceptions, **_call_options(kwargs)
         )
         return await cancelled_once(call)
 
@@ -250,13 +253,13 @@ class Flow(RunnableSerializable[Any, Any]):
 
     @override
     def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
-        yield from self._transform_stream_with_config(input, self._engine.transform, config, **_no_options(kwargs))
+        yield from self._transform_stream_with_config(input, self._engine.transform, config, **_call_options(kwargs))
 
     @override
     async def atransform(
         self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
-        chunks = self._atransform_stream_with_config(input, self._engine.atransform, config, **_no_options(kwargs))
+        chunks = self._atransform_stream_with_config(input, self._engine.atransform, config, **_call_options(kwargs))
         async with aclosing(each_cancelled_once(chunks)) as running:
             async for chunk in running:
                 yield chunk
@@ -266,6 +269,27 @@ class Flow(RunnableSerializable[Any, Any]):
         # Neither the text, which may hold a key, nor what the host handed over.
         yield "name", self.get_name()
         yield "path", self.path
+
+    # Faces
+
+    def as_chat_model(self) -> FlowChatModel:
+        """This flow as a LangChain chat model: `bind_tools`, `with_structured_output`, agents.
+
+        Raises `GraphError` where an answer is no message, or a key under `inputs:` has no default.
+        """
+        from dynflow.chat_model import FlowChatModel
+
+        return FlowChatModel(flow=self)
+
+    def to_tool(self, name: str | None = None, description: str | None = None) -> FlowTool:
+        """This flow as a tool for agents: text for the agent, the decision record as artifact.
+
+        `name` and `description` tell the agent what it is for; by default the graph's own. Raises `InputError` where
+        there is none, or the name is none that models take.
+        """
+        from dynflow.tool import make_tool
+
+        return make_tool(self, name, description)
 
     # Pickling: the text, without its keys, is the whole; all else is made from it again, sub-graphs from their files.
 
@@ -287,8 +311,11 @@ def _remake(graph: str, fields: dict[str, Any]) -> Flow:
     return Flow(graph=graph, **fields)
 
 
-def _no_options(kwargs: dict[str, Any]) -> dict[str, Any]:
-    if kwargs:
-        names = ", ".join(sorted(kwargs))
-        raise TypeError(f"a flow takes no options beside its input and config (got {names}); give them to its models")
+def _call_options(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The options of a call: `call_options`, which the chat face gives and sub-graphs pass on, and no other."""
+    unknown = sorted(kwargs.keys() - {"call_options"})
+    if unknown:
+        names = ", ".join(unknown)
+        text = f"a flow takes no options beside its input and config (got {names})"
+        raise TypeError(f"{text}; give them to its models, or to `flow.as_chat_model()`")
     return kwargs

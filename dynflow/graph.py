@@ -133,14 +133,14 @@ class CheckedGraph:
     @cached_property
     def closable(self) -> frozenset[str]:
         """Nodes that may be closed for a request: they have a model, or lead only to such nodes."""
-        return self.closed_where(lambda model: True)
+        return self.closed_where(lambda plan: True)
 
-    def closed_where(self, lacks: Callable[[str], bool]) -> frozenset[str]:
-        """Nodes that a request cannot go to: `lacks(model)`, or every way on from there is closed.
+    def closed_where(self, lacks: Callable[[NodePlan], bool]) -> frozenset[str]:
+        """Nodes that a request cannot go to: the node's model lacks something, or every way on from there is closed.
 
         Members of groups too; a group is closed with its last member, one that needs them all with its first.
         """
-        closed = {name for name, plan in self.nodes.items() if plan.model is not None and lacks(plan.model)}
+        closed = {name for name, plan in self.nodes.items() if plan.model is not None and lacks(plan)}
         for name in reversed(self.order):
             if name in (START, END):
                 continue

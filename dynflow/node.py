@@ -202,6 +202,8 @@ class Call:
     members: Mapping[str, Member] = field(default_factory=dict)
     configurable: Mapping[str, Any] = field(default_factory=dict)
     """`config["configurable"]` as the caller gave it."""
+    call_options: Mapping[str, Any] = field(default_factory=dict)
+    """What the caller of the chat face asks of the model that answers (`tools`, `stop`…); empty for a signal."""
     nest: Callable[[], Any] = lambda: None
     """What an inner flow needs to share this request's deadline, budget and trace."""
     interruptible: bool = False

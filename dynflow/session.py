@@ -27,6 +27,7 @@ from dynflow.errors import (
 from dynflow.graph import CheckedGraph
 from dynflow.language.evaluate import UNKNOWN
 from dynflow.language.references import AnyReference, Reference
+from dynflow.language.spec import Role
 from dynflow.language.types import PortType, holds
 from dynflow.ledger import Entry, Ledger, Usage, cost
 from dynflow.models.known import Known
@@ -133,14 +134,15 @@ class Session:
     def _closed_nodes(self) -> frozenset[str]:
         if not any(self._lack(model) for model in self.graph.spec.models):
             return frozenset()
-        return self.graph.closed_where(lambda model: self._lack(model) is not None)
+        return self.graph.closed_where(lambda plan: self._lack(plan.model or "", plan.role) is not None)
 
     def _lack(self, model: str) -> str | None:
         """What a model is known to lack for this request, in words."""
         request, has = self.request, self.flow.known(model).capabilities
-        if has.context is not None and request.tokens > has.context:
-            return f"model {model!r} takes {has.context:,} tokens, the request has about {request.tokens:,}"
-        if request.has_tools and has.tools is False:
+        tokens = request.tokens + (request.tool_tokens if role == "answer" else 0)
+        if has.context is not None and tokens > has.context:
+            return f"model {model!r} takes {has.context:,} tokens, the request has about {tokens:,}"
+        if request.has_tools and has.tools is False and role == "answer":
             return f"model {model!r} calls no tools"
         if request.has_images and has.images is False:
             return f"model {model!r} reads no images"
@@ -247,6 +249,7 @@ class Session:
             attempts=visit.attempts,
             members=members,
             configurable=self.configurable,
+            call_options=self.request.call_options if visit.plan.role == "answer" else {},
             nest=nest,
             interruptible=visit.interruptible,
         )

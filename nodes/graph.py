@@ -107,17 +107,17 @@ class InnerGraph(Node):
 
     def run(self, call: Call) -> Output:
         flow, value, config, shared = self._prepare(call)
-        flow.invoke(value, config)
+        flow.invoke(value, config, call_options=call.call_options)
         return _output(shared)
 
     async def arun(self, call: Call) -> Output:
         flow, value, config, shared = self._prepare(call)
-        await flow.ainvoke(value, config)
+        await flow.ainvoke(value, config, call_options=call.call_options)
         return _output(shared)
 
     def stream(self, call: Call) -> Iterator[Any]:
         flow, value, config, shared = self._prepare(call)
-        with closing(flow.stream(value, config)) as chunks:
+        with closing(flow.stream(value, config, call_options=call.call_options)) as chunks:
             for chunk in chunks:
                 call.check()
                 yield chunk
@@ -125,7 +125,7 @@ class InnerGraph(Node):
 
     async def astream(self, call: Call) -> AsyncIterator[Any]:
         flow, value, config, shared = self._prepare(call)
-        async with aclosing(flow.astream(value, config)) as chunks:
+        async with aclosing(flow.astream(value, config, call_options=call.call_options)) as chunks:
             async for chunk in chunks:
                 yield chunk
         yield _output(shared)

@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from dynflow.models.health import forget_all
 from tests.servers import smollm2_server  # noqa: F401 - a fixture
+from tests.tool_peer import smollm2_with_tools  # noqa: F401 - a fixture
 
 # The build tries the same examples each time; a run by hand, or `make soak`, looks for new ones.
 settings.register_profile("build", derandomize=True)

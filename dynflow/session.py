@@ -136,8 +136,8 @@ class Session:
             return frozenset()
         return self.graph.closed_where(lambda plan: self._lack(plan.model or "", plan.role) is not None)
 
-    def _lack(self, model: str) -> str | None:
-        """What a model is known to lack for this request, in words."""
+    def _lack(self, model: str, role: Role = "answer") -> str | None:
+        """What a model is known to lack for this request, in words. Tools are offered to answers alone."""
         request, has = self.request, self.flow.known(model).capabilities
         tokens = request.tokens + (request.tool_tokens if role == "answer" else 0)
         if has.context is not None and tokens > has.context:

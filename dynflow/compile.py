@@ -16,6 +16,7 @@ from dynflow.groups import check_named_nodes, check_on_failure
 from dynflow.language.parse import parse
 from dynflow.language.reader import MAX_BYTES
 from dynflow.language.references import EnvironmentReference, Reference
+from dynflow.language.sealing import literal_secrets
 from dynflow.language.source import Source, did_you_mean
 from dynflow.language.spec import GraphSpec
 from dynflow.node import NamesModel
@@ -149,6 +150,7 @@ def _warn(source: Source, spec: GraphSpec, nodes: Mapping[str, NodePlan], ways: 
     named = {
         getattr(plan.options, option) for plan in nodes.values() for option in marked(plan.cls.Options, NamesModel)
     }
+    source.secrets.extend(literal_secrets(spec.models))
     for model, settings in spec.models.items():
         if model not in named:
             text = f"no node uses the model {model!r}: remove it, or name it in a node"

@@ -116,6 +116,8 @@ class Source:
         self.values: dict[tuple[str | int, ...], Place] = {}
         self.keys: dict[tuple[str | int, ...], Place] = {}
         self.problems: list[Problem] = []
+        self.secrets: list[str] = []
+        """Keys that were found in the text: no excerpt shows them from then on."""
         self._excerpts: dict[int, str] = {}
         self._count: dict[Severity, int] = {"error": 0, "warning": 0}
         self.dropped: set[tuple[str | int, ...]] = set()
@@ -176,7 +178,10 @@ class Source:
         """The line as errors show it; a long one is masked once, however many faults it has."""
         if number not in self._excerpts:
             self._excerpts[number] = _masked(self._line(number))
-        return self._excerpts[number]
+        shown = self._excerpts[number]
+        for secret in self.secrets:
+            shown = shown.replace(secret, "*" * len(secret))
+        return shown
 
     def _line(self, number: int) -> str:
         return self.lines[number - 1] if number <= len(self.lines) else ""

@@ -25,7 +25,13 @@ from functools import cache
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from langchain_core.exceptions import ContextOverflowError, ModelAPIError, ModelTimeoutError
+from langchain_core.exceptions import (
+    ContextOverflowError,
+    ModelAPIError,
+    ModelAuthenticationError,
+    ModelError,
+    ModelTimeoutError,
+)
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk
 
@@ -89,8 +95,12 @@ class LiteLLMChat(RemoteChat):
         from litellm.llms.openai.common_utils import get_openai_credentials
 
         base, key, organization = get_openai_credentials(settings.address, key)
-        if key is None and settings.address is not None:
-            key = ""  # a server of one's own may want none
+        if key is None and settings.address is None:
+            raise unbilled(
+                ModelAuthenticationError(
+                    f"{settings.model} needs a key: give it `api_key: ${{env:NAME}}`, or export OPENAI_API_KEY=…"
+                )
+            )
         return self._clients.client((base, key, organization), lambda: _openai_client(base, key, organization))
 
     def _request(
@@ -115,6 +125,8 @@ class LiteLLMChat(RemoteChat):
     def _failure(self, error: Exception) -> Exception:
         """litellm's error as ours, without its key."""
         litellm = _library()
+        if isinstance(error, ModelError):
+            return error
         if isinstance(error, litellm.exceptions.MidStreamFallbackError) and error.original_exception is not None:
             failure = self._failure(error.original_exception)
             vars(failure).pop("billed", None)  # part of an answer may have come before it
@@ -138,12 +150,14 @@ def _openai_client(base: str, key: str | None, organization: str | None) -> Any:
     import openai
 
     address = urlsplit(base)
-    headers = {}
+    headers: dict[str, Any] = {}
+    if key is None:  # a server of one's own may want none
+        headers["Authorization"] = openai.Omit()
     if address.username is not None:
         pair = f"{unquote(address.username)}:{unquote(address.password or '')}"
         headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
     return openai.AsyncOpenAI(
-        api_key=key,
+        api_key=key or "none",
         base_url=public_address(base),
         organization=organization,
         default_headers=headers,

@@ -67,7 +67,8 @@ def tracing(trace: str | None, content: bool) -> Iterator[TraceFile | None]:
     finally:
         if file.lost:
             label = click.style("warning:", fg="yellow", bold=True)
-            click.echo(f"{label} {file.lost:,} records could not be written to {trace}", err=True)
+            lost = "1 record" if file.lost == 1 else f"{file.lost:,} records"
+            click.echo(f"{label} {lost} could not be written to {trace}", err=True)
 
 
 def read_request(given: str | None, flow: Flow) -> Any:

@@ -124,7 +124,8 @@ class _Report:
             yield f"{of} were made by another graph, or before this one was edited"
         if self.unread:
             line, why = self.unread[0]
-            yield f"{len(self.unread):,} lines were left out; line {line}: {why}"
+            lines = "1 line was" if len(self.unread) == 1 else f"{len(self.unread):,} lines were"
+            yield f"{lines} left out; line {line}: {why}"
 
 
 def _differing_lines(line: int, replayed: Replayed) -> Iterator[str]:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,13 @@ class OutcomeFile:
     def names(self) -> tuple[str, ...]:
         """Names of outcomes that any row has, in the order they come up."""
         return tuple(dict.fromkeys(name for row in self.rows for name in row.outcomes))
+
+    def split(self, share: float) -> tuple[OutcomeFile, OutcomeFile]:
+        """About this share of the rows, and the others. A row's id decides: it is on the same side each time."""
+        bound = int(share * 2**32)
+        first = [row for row in self.rows if int(hashlib.sha256(row.id.encode()).hexdigest()[:8], 16) < bound]
+        taken = {row.line for row in first}
+        return replace(self, rows=first), replace(self, rows=[row for row in self.rows if row.line not in taken])
 
 
 def read_outcomes(path: str | Path) -> OutcomeFile:

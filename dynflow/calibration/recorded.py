@@ -70,7 +70,7 @@ def recorded(flow: Flow, file: OutcomeFile, requests: Sequence[Request], binding
     graph = flow.checked
     names = read_from_file(flow)
     bound = _bound(graph, file, names, bindings)
-    wanted = _reachable(graph)
+    wanted = reachable(graph)
     read = _ports_read(graph, names)
     faults: list[Fault] = []
     found: dict[str, RecordedNode] = {}
@@ -124,7 +124,7 @@ def _aliases(flow: Flow, name: str) -> list[str]:
     return [name, model, *([settings.model] if settings.model and isinstance(settings.model, str) else [])]
 
 
-def _reachable(graph: CheckedGraph) -> frozenset[str]:
+def reachable(graph: CheckedGraph) -> frozenset[str]:
     """Nodes that a walk can come to without a node having surely failed."""
     seen = {START}
     stack = [START]

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from dynflow.calibration.columns import Column, Flags, Floats, truth
+from dynflow.calibration.columns import Column, Flags, Floats, numbers, truth
 from dynflow.calibration.outcomes import Fault, OutcomeFile, outcome_error
 from dynflow.calibration.recorded import Bindings, Recorded, recorded
 from dynflow.errors import InputError, failure_kind
 from dynflow.graph import NodePlan
 from dynflow.hashes import content_hash
 from dynflow.language.evaluate import UNKNOWN
+from dynflow.language.expression import Term
 from dynflow.language.references import Reference
 from dynflow.language.spec import END, START
 from dynflow.node import Call, Output
@@ -154,6 +155,12 @@ class Replay:
         parts = [_Walk(self, whole[start : start + step]).walked() for start in range(0, len(whole), step)]
         return parts[0] if len(parts) == 1 else _joined(parts)
 
+    def numbers(self, settings: Sequence[Params], terms: Sequence[Term]) -> list[Floats]:
+        """The different values that numeric terms of conditions take, under any of these settings."""
+        walk = _Walk(self, [{**self.defaults, **setting} for setting in settings])
+        walk.walked()
+        return [walk.different(term) for term in terms]
+
     def _closed_nodes(self) -> Mapping[str, Flags]:
         """Nodes that some requests cannot go to, with these requests [n]."""
         closed: dict[str, Flags] = {}
@@ -208,6 +215,14 @@ class _Walk:
         called = {name: self.reached.get(name, np.zeros(self.shape, dtype=bool)) for name in names}
         answer = np.where(finished, self.answer, _NOBODY).astype(np.int16)
         return Walked(self.settings, np.where(answer >= 0, self.quality, 0.0), self.spent, answer, names, called)
+
+    def different(self, term: Term) -> Floats:
+        """The different values of a numeric term."""
+        found = numbers(term, self._column)
+        if found is None:
+            return np.zeros(0)
+        shape = np.broadcast_shapes(found[0].shape, found[1].shape)
+        return np.unique(np.broadcast_to(found[0], shape)[np.broadcast_to(found[1], shape)])
 
     def _visit(self, name: str, reached: Flags) -> None:
         plan = self.graph.nodes[name]

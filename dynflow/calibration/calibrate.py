@@ -1,0 +1,225 @@
+"""Set a graph's params so that a promise is kept on new requests, with a stated confidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynflow.calibration import curves
+from dynflow.calibration.columns import Floats
+from dynflow.calibration.contamination import without_training_rows
+from dynflow.calibration.evaluate import TUNING_SHARE, Ends, cost_notes, ends_of, failure_notes
+from dynflow.calibration.outcomes import OutcomeFile
+from dynflow.calibration.paths import path
+from dynflow.calibration.promises import Kind, Promise, Sample, Tested, last_kept, variables
+from dynflow.calibration.recorded import Bindings
+from dynflow.calibration.replay import Params, Progress, Replay, Walked
+from dynflow.calibration.saved import Calibration
+from dynflow.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from dynflow.flow import Flow
+
+FEWEST_TUNING = 20
+_RESAMPLES = 500
+_SETTINGS = 200
+"""Settings that are tested, at most: more would not be told apart."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A calibration that succeeded, and what is to be known of it."""
+
+    calibration: Calibration
+    ends: Ends
+    notes: tuple[str, ...] = ()
+
+
+def calibrate(
+    flow: Flow,
+    file: OutcomeFile,
+    bindings: Bindings | None = None,
+    *,
+    kind: Kind,
+    target: float,
+    of: str | None = None,
+    confidence: float = 0.9,
+    tuning: OutcomeFile | None = None,
+    progress: Progress = lambda done, total, what: None,
+) -> Calibrated:
+    """The cheapest (for a promise of cost or share: the best) params that keep the promise.
+
+    Which settings are tried, and in which order, comes from `tuning` rows: those of another file, or a fifth of these.
+    Raises `CalibrationError` where the promise cannot be made: `contaminated`, `too_little_data`, `broken_promise`,
+    `no_cap`, `no_knob`; `OutcomeError` with every faulty row.
+    """
+    file, trained_on = without_training_rows(flow, file)
+    if tuning is None:
+        tuning, file = file.split(TUNING_SHARE)
+    if len(tuning.rows) < FEWEST_TUNING or not file.rows:
+        raise CalibrationError(
+            f"{len(tuning.rows) + len(file.rows):,} rows are too few to choose settings on one part and test them on "
+            f"another: give at least {math.ceil(FEWEST_TUNING / TUNING_SHARE)}"
+        )
+    first = Replay(flow, tuning, bindings, progress)
+    ends = ends_of(first, of)
+    settings = thinned(path(first, ends.strong))
+    replay = Replay(flow, file, bindings, progress)
+    promise = Promise(kind, target, ends.strong, confidence)
+    if not promise.begins_strong:
+        settings = settings[::-1]
+    walked = replay.walk(settings)
+    sample = sample_of(replay, walked, ends, cap(flow, ends) if kind == "usd" else math.inf)
+    if kind == "usd":
+        _check_costs(replay, walked)
+    tested = variables(promise, sample)
+    chosen = last_kept(tested.kept(confidence))
+    if chosen < 0:
+        raise _refusal(promise, tested, ends, len(replay))
+    notes = [*(cost_notes(replay, ends) if kind == "usd" else ()), *failure_notes(replay)]
+    if chosen == 0:
+        notes.append(_nothing_gained(promise, tested, ends, len(replay)))
+    return Calibrated(
+        Calibration(
+            graph_hash=flow.graph_hash,
+            params=dict(settings[chosen]),
+            promise={"kind": kind, "target": target, "of": ends.strong, "confidence": confidence},
+            statement=promise.statement(),
+            n=len(replay),
+            tuning_rows=len(first),
+            trained_on=trained_on,
+            bound=_bound(promise, tested, chosen),
+            expected=_expected(replay, walked, ends, chosen),
+            data_sha256=file.sha256,
+            made=datetime.now(UTC).isoformat(timespec="seconds"),
+            dynflow=version("dynflow"),
+        ),
+        ends,
+        tuple(notes),
+    )
+
+
+def thinned(settings: list[Params], most: int = _SETTINGS) -> list[Params]:
+    """Not more settings than can be told apart, with the first and the last."""
+    if len(settings) <= most:
+        return settings
+    return [settings[place] for place in np.unique(np.linspace(0, len(settings) - 1, most).astype(int))]
+
+
+def sample_of(replay: Replay, walked: Walked, ends: Ends, most_usd: float = math.inf) -> Sample:
+    """What promises are tested on."""
+    reference = replay.outcome_quality(ends.strong)
+    recorded = [replay.outcome_quality(name) for name in replay.recorded.nodes]
+    known = np.concatenate([quality[~np.isnan(quality)] for quality in recorded])
+    binary = bool(np.isin(known, (0.0, 1.0)).all())
+    return Sample(walked.quality, walked.usd, walked.called[ends.strong], reference, most_usd, binary)
+
+
+def cap(flow: Flow, ends: Ends) -> float:
+    """USD that one request can cost at most, whatever it asks. Raises `CalibrationError` where nothing says so."""
+    limits = flow.checked.spec.limits
+    if limits.usd_per_request is not None:
+        return limits.usd_per_request
+    total = 0.0
+    for plan in flow.checked.nodes.values():
+        if plan.model is None:
+            continue
+        known = flow.resources.known(plan.model)
+        settings = flow.resources.model_settings(plan.model)
+        answers = [getattr(plan.options, "max_tokens", None), settings.max_tokens, limits.max_tokens]
+        longest = min((value for value in answers if isinstance(value, int)), default=None)
+        prompts = [limits.max_input_tokens, known.capabilities.context]
+        prompt = min((value for value in prompts if value is not None), default=None)
+        if known.price is None or longest is None or prompt is None:
+            raise CalibrationError(
+                f"nothing says what one request can cost at most, so no mean cost can be promised: set "
+                f"`limits: {{usd_per_request: …}}`, or a price and `max_tokens` for {plan.model!r} and "
+                "`limits: {max_input_tokens: …}`",
+                "no_cap",
+            )
+        dearest_prompt, dearest_answer = known.price.most(prompt)
+        total += (prompt * dearest_prompt + longest * dearest_answer) / 1e6
+    if not total:
+        raise CalibrationError(f"{ends.strong!r} costs nothing, and so does {ends.weak!r}: give `price:`", "no_cap")
+    return total
+
+
+def _check_costs(replay: Replay, walked: Walked) -> None:
+    if np.isnan(walked.usd).any():
+        raise CalibrationError("some costs are unknown: give the outcomes a `usd`, or each model a `price:`", "no_cap")
+    bare = [name for name, node in replay.recorded.nodes.items() if node.without_response]
+    if bare:
+        names = " and ".join(map(repr, bare))
+        raise CalibrationError(
+            f"outcomes of {names} have neither `usd` nor `response`: what they cost cannot be estimated", "no_cap"
+        )
+
+
+def _refusal(promise: Promise, tested: Tested, ends: Ends, rows: int) -> CalibrationError:
+    """Why not even the setting that keeps the promise most surely is shown to keep it."""
+    surest = f"always {ends.strong if promise.begins_strong else ends.weak}"
+    needed = tested.rows_needed(0, promise.confidence)
+    mean = tested.low + float(tested.values[0].mean()) * (tested.high - tested.low)
+    what = {"quality_of": "quality less the promised part", "quality": "quality", "usd": "USD", "share": "share"}
+    told = f"with {surest}, or the nearest that the params allow, mean {what[promise.kind]} is {mean:.4g}"
+    if needed is None:
+        return CalibrationError(
+            f"no setting keeps the promise: {told} on {rows:,} rows; promise less", "broken_promise"
+        )
+    more = max(needed - rows, math.ceil(0.1 * rows))
+    return CalibrationError(
+        f"{rows:,} rows are too few for this promise at {100 * promise.confidence:g} % confidence: {told}, which takes "
+        f"about {more:,} rows more to be sure of; give more, or promise less",
+        "too_little_data",
+    )
+
+
+def _nothing_gained(promise: Promise, tested: Tested, ends: Ends, rows: int) -> str:
+    """What it would take to go further than the surest setting."""
+    last = len(tested.values) - 1
+    places = sorted({1 + place * (last - 1) // 20 for place in range(21)}) if last > 0 else []
+    needed = [count for place in places if (count := tested.rows_needed(place, promise.confidence)) is not None]
+    surest = f"always {ends.strong if promise.begins_strong else ends.weak}"
+    if not needed:
+        return f"only {surest} keeps the promise"
+    more = max(min(needed) - rows, rows // 10)
+    return f"only {surest} is shown to keep the promise; about {more:,} rows more may change that"
+
+
+def _bound(promise: Promise, tested: Tested, chosen: int) -> dict[str, Any]:
+    names = {
+        "quality_of": f"quality - {promise.target:g} x quality of {promise.of}",
+        "quality": "quality",
+        "usd": "USD",
+        "share": f"share of {promise.of}",
+    }
+    limit = 0.0 if promise.kind == "quality_of" else promise.target
+    return {
+        "method": tested.method,
+        "of": names[promise.kind],
+        "value": round(tested.bound(chosen, promise.confidence), 6),
+        "limit": limit,
+    }
+
+
+def _expected(replay: Replay, walked: Walked, ends: Ends, chosen: int) -> dict[str, Any]:
+    weights = curves.resamples(len(replay), _RESAMPLES, 0)
+
+    def figure(values: Floats) -> Mapping[str, float | None]:
+        return curves.mean_interval(values, weights).as_dict()
+
+    return {
+        "quality": figure(walked.quality[chosen]),
+        "usd": figure(walked.usd[chosen]),
+        "strong_share": figure(walked.called[ends.strong][chosen].astype(np.float64)),
+        "reference": {
+            "quality": figure(replay.outcome_quality(ends.strong)),
+            "usd": figure(replay.outcome_usd(ends.strong)),
+        },
+    }

@@ -1,0 +1,221 @@
+"""How good a graph is on recorded outcomes: its curve of quality over cost, its figures, and what stands beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynflow.calibration import curves
+from dynflow.calibration.columns import Floats
+from dynflow.calibration.contamination import FEWEST_ROWS, without_training_rows
+from dynflow.calibration.curves import Interval
+from dynflow.calibration.outcomes import OutcomeFile
+from dynflow.calibration.paths import path
+from dynflow.calibration.recorded import Bindings, reachable
+from dynflow.calibration.replay import Progress, Replay, Walked
+from dynflow.errors import CalibrationError, OutcomeError
+from dynflow.language.source import did_you_mean
+
+if TYPE_CHECKING:
+    from dynflow.flow import Flow
+
+TUNING_SHARE = 0.2
+"""Part of the rows that a path through several params is fitted on; it is then judged on the others."""
+RESAMPLES = 1_000
+_POINTS = 200
+"""Points of a curve that are told, at most."""
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The two paths that a graph chooses between: the answer that promises refer to, and the cheapest other one."""
+
+    strong: str
+    weak: str
+
+
+@dataclass
+class Evaluation:
+    """What `dynflow evaluate` tells; shares and CPT are 0…1, intervals are of 95 % (bootstrap)."""
+
+    n: int
+    ends: Ends
+    params: Mapping[str, Any]
+    """As the graph has them now."""
+    figures: Mapping[str, Interval]
+    """`apgr`, `cpt50`, `cpt80` and their `_exact` forms of the curve; `quality`, `usd`, `strong_share` as it is now."""
+    baselines: Mapping[str, Mapping[str, Interval]]
+    """`random`, `prompt_length`, `oracle` by the curve's figures; `always_weak`, `always_strong` by quality and USD."""
+    points: Sequence[Mapping[str, Any]] = ()
+    """The curve: params, `strong_share`, `quality`, `usd`."""
+    tuning_rows: int = 0
+    trained_on: int = 0
+    """Rows that were left out because an artefact was trained on them."""
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """How often signals failed."""
+    notes: Sequence[str] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "n": self.n,
+            **{name: figure.as_dict() for name, figure in self.figures.items()},
+            "strong": self.ends.strong,
+            "weak": self.ends.weak,
+            "params": dict(self.params),
+            "baselines": {
+                name: {figure: interval.as_dict() for figure, interval in figures.items()}
+                for name, figures in self.baselines.items()
+            },
+            "curve": [dict(point) for point in self.points],
+            "tuning_rows": self.tuning_rows,
+            "left_out": {"trained_on": self.trained_on},
+            "failures": dict(self.failures),
+            "notes": list(self.notes),
+        }
+
+
+def evaluate(
+    flow: Flow,
+    file: OutcomeFile,
+    bindings: Bindings | None = None,
+    *,
+    params: Mapping[str, Any] | None = None,
+    of: str | None = None,
+    seed: int = 0,
+    times: int = RESAMPLES,
+    progress: Progress = lambda done, total, what: None,
+) -> Evaluation:
+    """Replay a graph over outcomes, with its params as they are and over their whole range.
+
+    `params` stand in for those that the graph has. `of` is the strong path's answer; default: the graph's baseline,
+    else the dearest answer. Raises `OutcomeError` with every faulty row, and `CalibrationError` where too few are left.
+    """
+    file, trained_on = without_training_rows(flow, file)
+    knobs = [name for name, body in flow.checked.spec.params.items() if body.tune]
+    tuning = None
+    if len(knobs) > 1:
+        first, file = file.split(TUNING_SHARE)
+        tuning = Replay(flow, first, bindings, progress) if first.rows else None
+    replay = Replay(flow, file, bindings, progress)
+    if len(replay) < 2:
+        raise CalibrationError(f"{len(replay)} rows are too few to evaluate on: give at least {FEWEST_ROWS}")
+    ends = ends_of(replay, of)
+    weak, strong = replay.outcome_quality(ends.weak), replay.outcome_quality(ends.strong)
+    weights = curves.resamples(len(replay), times, seed)
+    now = replay.walk([params or {}])
+    figures = dict.fromkeys(curves.MEASURES, Interval(math.nan, math.nan, math.nan))
+    points: list[dict[str, Any]] = []
+    notes = cost_notes(replay, ends)
+    if knobs:
+        walked = replay.walk(path(tuning or replay, ends.strong))
+        called = walked.called[ends.strong]
+        value = curves.swept_measures(called, walked.quality, weak, strong)
+        figures = curves.with_intervals(value, curves.swept_measures(called, walked.quality, weak, strong, weights))
+        points = _points(walked, ends)
+        if np.isnan(value).all():
+            notes.append(f"{ends.strong} is no better than {ends.weak} on these rows: there is no gap to recover")
+    else:
+        notes.append("no param is marked `tune: true`, so there is no curve; the figures are of the graph as it is")
+    figures |= {
+        "quality": curves.mean_interval(now.quality[0], weights),
+        "usd": curves.mean_interval(now.usd[0], weights),
+        "strong_share": curves.mean_interval(now.called[ends.strong][0], weights),
+    }
+    return Evaluation(
+        len(replay),
+        ends,
+        {**replay.defaults, **(params or {})},
+        figures,
+        _baselines(replay, ends, weak, strong, weights),
+        points,
+        len(tuning) if tuning else 0,
+        trained_on,
+        dict(replay.failures),
+        [*notes, *failure_notes(replay)],
+    )
+
+
+def ends_of(replay: Replay, of: str | None) -> Ends:
+    """The strong and the weak answer. Raises `OutcomeError` where there are no two, or `of` is none."""
+    graph = replay.graph
+    wanted = reachable(graph)
+    answers = [name for name in graph.answers if name in wanted]
+    if of is not None and of not in answers:
+        hint = did_you_mean(of, answers)
+        raise OutcomeError(f"{of!r} is no answer that the graph can come to{hint}: there are {', '.join(answers)}")
+    usd = {name: float(np.mean(replay.outcome_usd(name))) for name in answers}
+    unknown = any(math.isnan(value) for value in usd.values())
+    strong = of or (graph.spec.baseline if graph.spec.baseline in answers else None)
+    if strong is None and unknown and len(answers) > 1:
+        raise OutcomeError(
+            "what the answers cost is unknown, so the strong one is not: say which with --of, "
+            "give `baseline:` in the graph, or a `price:` to each model"
+        )
+    strong = strong or max(answers, key=usd.__getitem__)
+    others = [name for name in answers if name != strong]
+    if not others:
+        raise OutcomeError(f"{strong!r} is the only answer that the graph can come to: there is nothing to compare")
+    cheap = min(others, key=(lambda name: float(np.mean(replay.outcome_quality(name)))) if unknown else usd.__getitem__)
+    return Ends(strong, cheap)
+
+
+def cost_notes(replay: Replay, ends: Ends) -> list[str]:
+    """What is to be known of the costs."""
+    notes: list[str] = []
+    for name in (ends.weak, ends.strong):
+        node = replay.recorded.nodes[name]
+        if np.isnan(replay.outcome_usd(name)).any():
+            model = replay.graph.nodes[name].model
+            notes.append(f"the cost of {name} is unknown: give the model {model!r} a `price:`, or the outcomes a `usd`")
+        elif node.estimated:
+            part = f", for {node.without_response:,} of the prompt alone, as there is no response"
+            text = f"the cost of {name} is estimated from its price for {node.estimated:,} of {len(replay):,} rows"
+            notes.append(text + (part if node.without_response else ""))
+    return notes
+
+
+def failure_notes(replay: Replay) -> list[str]:
+    """Signals that failed, and how. Raises the first failure of one that failed on every row."""
+    notes: list[str] = []
+    for name, count in replay.failures.items():
+        first = replay.first_failure[name]
+        if count >= len(replay):
+            first.add_note(f"in node {name!r}, on every row")
+            raise first
+        notes.append(f"{name} failed {count:,} times; first: {type(first).__name__}: {first}")
+    return notes
+
+
+def _baselines(
+    replay: Replay, ends: Ends, weak: Floats, strong: Floats, weights: Any
+) -> dict[str, Mapping[str, Interval]]:
+    length = np.array([len(request.text) for request in replay.requests], dtype=np.float64)
+    found: dict[str, Mapping[str, Interval]] = {}
+    for name, score in curves.BASELINES.items():
+        values = score(length, weak, strong)
+        figures = curves.score_measures(values, weak, strong)
+        found[name] = curves.with_intervals(figures, curves.score_measures(values, weak, strong, weights))
+    for name, node, quality in (("always_weak", ends.weak, weak), ("always_strong", ends.strong, strong)):
+        usd = curves.mean_interval(replay.outcome_usd(node), weights)
+        found[name] = {"quality": curves.mean_interval(quality, weights), "usd": usd}
+    return found
+
+
+def _points(walked: Walked, ends: Ends) -> list[dict[str, Any]]:
+    share, quality = walked.called[ends.strong].mean(1), walked.quality.mean(1)
+    usd = walked.usd.mean(1)
+    places = np.unique(np.linspace(0, len(share) - 1, _POINTS).astype(int))
+    return [
+        {
+            "params": dict(walked.settings[place]),
+            "strong_share": float(share[place]),
+            "quality": float(quality[place]),
+            "usd": None if math.isnan(usd[place]) else float(usd[place]),
+        }
+        for place in places
+    ]

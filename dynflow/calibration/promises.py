@@ -1,0 +1,133 @@
+"""What may be promised of a graph on new requests, as hypotheses on the mean of bounded variables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from dynflow.calibration.bounds import (
+    Array,
+    betting_lower,
+    betting_p_value,
+    binomial_p_value,
+    clopper_pearson_lower,
+    rejected,
+    rows_needed,
+)
+from dynflow.calibration.columns import Flags
+
+Kind = Literal["quality_of", "quality", "usd", "share"]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A promise on the mean over new requests, to be broken by at most 1 - confidence of all calibrations.
+
+    `quality_of`: mean quality is at least `target` times that of the node `of`; `quality`: at least `target`; `usd`: a
+    request costs at most `target` on average; `share`: at most `target` of the requests call the node `of`.
+    """
+
+    kind: Kind
+    target: float
+    of: str
+    confidence: float
+
+    @property
+    def begins_strong(self) -> bool:
+        """Whether the setting that keeps it most surely is always the strong path, else always the weak one."""
+        return self.kind in ("quality_of", "quality")
+
+    def statement(self) -> str:
+        """What the user is told."""
+        doubt = f"unless this calibration was among the unlucky {100 * (1 - self.confidence):.3g} %"
+        what = {
+            "quality_of": f"mean quality is at least {100 * self.target:.4g} % of {self.of}'s",
+            "quality": f"mean quality is at least {self.target:.4g}",
+            "usd": f"mean cost is at most ${self.target:.4g} per request",
+            "share": f"at most {100 * self.target:.4g} % call {self.of}",
+        }[self.kind]
+        return f"on new requests drawn like these, {what}, {doubt}"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What settings [t] did on rows [n]: as `Walked` has it, with the reference's own quality and the cost cap."""
+
+    quality: Array
+    usd: Array
+    called: Flags
+    reference: Array
+    """[n]"""
+    cap: float = math.inf
+    """USD that one request can cost at most."""
+    binary: bool = False
+    """Whether every quality in the whole file is 0 or 1, so that its mean is a rate."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A variable of 0…1 for each setting and row, whose mean must be above `limit` (0…1)."""
+
+    values: Array
+    limit: float
+    low: float
+    high: float
+    """What 0 and 1 stand for in the promise's own unit."""
+    binary: bool
+
+    def kept(self, confidence: float) -> Flags:
+        """Settings [t] that are shown, each alone, to keep the promise with this confidence."""
+        means = self.values.mean(-1)
+        if self.binary:
+            p_values = binomial_p_value(1 - self.values, 1 - self.limit)
+        else:
+            p_values = betting_p_value(self.values, self.limit, confidence)
+        # A gambler may have won before the rows turned: what they themselves deny is not promised.
+        flags: Flags = rejected(p_values, confidence) & (means >= self.limit)
+        return flags
+
+    def bound(self, setting: int, confidence: float) -> float:
+        """The confidence bound of a setting's mean, in the promise's own unit."""
+        row = self.values[setting]
+        bound = clopper_pearson_lower(row, confidence) if self.binary else betting_lower(row, confidence)
+        return self.low + bound * (self.high - self.low)
+
+    def rows_needed(self, setting: int, confidence: float) -> int | None:
+        """About how many rows would show that a setting keeps the promise; None: it does not seem to."""
+        return rows_needed(self.values[setting], self.limit, confidence)
+
+    @property
+    def method(self) -> str:
+        """The bound, by name."""
+        return "Clopper-Pearson" if self.binary else "betting (Waudby-Smith & Ramdas)"
+
+
+def variables(promise: Promise, sample: Sample) -> Tested:
+    """The variables whose means decide whether a promise is kept."""
+    target = promise.target
+    match promise.kind:
+        case "quality_of":  # the paired loss: E[q - r q_ref] >= 0
+            values = (sample.quality - target * sample.reference + target) / (1 + target)
+            return Tested(values, target / (1 + target), -target, 1.0, False)
+        case "quality":
+            return Tested(sample.quality, target, 0.0, 1.0, sample.binary)
+        case "usd":
+            values = 1 - np.minimum(sample.usd, sample.cap) / sample.cap
+            return Tested(values, 1 - target / sample.cap, sample.cap, 0.0, False)
+        case "share":
+            return Tested((~sample.called).astype(np.float64), 1 - target, 1.0, 0.0, True)
+
+
+def last_kept(kept: Flags | Sequence[bool]) -> int:
+    """Fixed-sequence testing: the last setting before the first that fails, or -1.
+
+    Hypotheses are tested in an order that does not depend on these rows, each at the whole level; all before the first
+    that is not rejected may be rejected together (Angelopoulos et al. 2021, "Learn then Test", §2.2 and Proposition 5,
+    after Bauer 1991).
+    """
+    flags = np.asarray(kept, dtype=bool)
+    return int(len(flags) if flags.all() else np.argmin(flags)) - 1

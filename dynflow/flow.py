@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import operator
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -15,10 +16,11 @@ from langchain_core.runnables.utils import ConfigurableFieldSpec
 from pydantic import ConfigDict, PrivateAttr
 from typing_extensions import override
 
+from dynflow.calibration.saved import Calibration, path_for
 from dynflow.closing import aclosing, cancelled_once, each_cancelled_once
 from dynflow.compile import compile_text, read_graph_file
 from dynflow.engine import Engine
-from dynflow.errors import GraphError
+from dynflow.errors import ArtefactError, GraphError
 from dynflow.graph import CheckedGraph
 from dynflow.language.sealing import literal_secrets, sealed
 from dynflow.language.source import Problem, did_you_mean
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from dynflow.tool import FlowTool
 
 _TEXT_FILE = "<string>"
+_logger = logging.getLogger("dynflow")
 
 
 class Flow(RunnableSerializable[Any, Any]):
@@ -64,6 +67,7 @@ class Flow(RunnableSerializable[Any, Any]):
     """Where the record of each request goes: a file name or a `TraceFile`; None: nowhere."""
 
     _engine: Engine = PrivateAttr()
+    _calibration: Calibration | None = PrivateAttr(default=None)
     _text: str = PrivateAttr()
     """The text as it was given: copies within the process are made of it."""
 
@@ -89,6 +93,26 @@ class Flow(RunnableSerializable[Any, Any]):
         self._engine = Engine(checked, resources, path, trace_file(self.trace))
         for name in checked.nodes:  # cheap; a sub-graph is read now, with the rest, and not at the first request
             resources.cold_node(name)
+        if path is not None:
+            self._calibrate(path)
+
+    def _calibrate(self, path: Path) -> None:
+        """Take over the params of the graph's calibration file; one that does not fit is left, with a warning."""
+        file = path_for(path)
+        if not file.is_file():
+            return
+        try:
+            calibration = Calibration.read(file)
+            if calibration.graph_hash != self.graph_hash:
+                raise ArtefactError(f"{file} was made for another graph than this one is now: calibrate again")
+            params = calibration.checked(self.checked.spec.params)
+        except ArtefactError as error:
+            text = f"the calibration is not applied: {error}"
+            self.checked.source.report("calibration", text, ("params",), key=True, severity="warning")
+            _logger.warning("%s", text)
+            return
+        self._engine.defaults.update(params)
+        self._calibration = calibration
 
     def _make_subflow(self, node_id: str, uses: str) -> Flow:
         file = Path(self.path) if self.path else None
@@ -122,6 +146,11 @@ class Flow(RunnableSerializable[Any, Any]):
         return self._engine.graph_hash
 
     @property
+    def calibration(self) -> Calibration | None:
+        """What the params were calibrated to, where a calibration file beside the graph's was applied."""
+        return self._calibration
+
+    @property
     def warnings(self) -> list[Problem]:
         """What `dynflow check` would warn of."""
         return [problem for problem in self.checked.source.sorted() if problem.severity == "warning"]
@@ -129,7 +158,11 @@ class Flow(RunnableSerializable[Any, Any]):
     @functools.cached_property
     def params(self) -> Mapping[str, ParamBody]:
         """Every param that `config["configurable"]` may set; those of sub-graphs as `node/param`."""
-        found = dict(self.checked.spec.params)
+        defaults = self._engine.defaults
+        found = {
+            name: body if defaults[name] == body.default else body.model_copy(update={"default": defaults[name]})
+            for name, body in self.checked.spec.params.items()
+        }
         for name in self.checked.nodes:
             inner = self.resources.cold_node(name).inner_params()
             found.update({f"{name}/{param}": body for param, body in inner.items()})

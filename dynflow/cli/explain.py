@@ -70,7 +70,7 @@ def _walk(flow: Flow, request: Any, overrides: dict[str, Any]) -> tuple[Session,
     from dynflow.session import Session
 
     spec = flow.checked.spec
-    params = {name: overrides.get(name, body.default) for name, body in spec.params.items()}
+    params = {name: overrides.get(name, body.default) for name, body in flow.params.items() if "/" not in name}
     day, _ = standing_limits(spec.limits, None)  # what it runs is not counted against the day
     budget = Budget(spec.limits, day)
     session = Session(flow.resources, Request(request, declared=spec.inputs), params, budget, overrides)

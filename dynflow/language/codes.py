@@ -107,6 +107,8 @@ CODES: dict[str, str] = {
     "mixed_answers": "The answers are of different types, so the graph cannot stand in for a chat model. Make "
     "them alike, "
     "or use it as a runnable.",
+    "calibration": "The calibration file beside the graph was made for another graph, or is damaged, and is not "
+    "applied. Calibrate again, or delete it.",
     "unused": "A model, param or placeholder is declared and never read. Remove it, or use it.",
 }
 """Code → what is wrong, then how to mend it."""

@@ -23,8 +23,8 @@ from dynflow.closing import aclosing, closing
 from dynflow.errors import NodeFailed, StreamInterrupted
 from dynflow.member import GroupMember
 from dynflow.node import Call, Node, Output, add_up, has_content
-from dynflow.recording import Recording, observers
 from dynflow.open_runs import OpenRuns, end_open_runs
+from dynflow.recording import Recording, observers
 from dynflow.session import FlowParts, Session
 from dynflow.timing import heard, in_time, pumped, within
 from dynflow.trace import DECISION_EVENT, HELD_TAG, HIDDEN_TAG, NODE_TAG, decision_as_dict

@@ -213,7 +213,7 @@ def test_any_walk(text: str, result: Outcomes) -> None:
 @given(graph_texts(), outcomes, st.frozensets(st.integers(0, 6)))
 def test_any_walk_of_a_request_that_not_every_model_takes(text: str, result: Outcomes, lacking: frozenset[int]) -> None:
     graph = sound(text)
-    closed = graph.closed_where(lacks_any_of(lacking))
+    closed = graph.closed_where(lambda plan: lacks_any_of(lacking)(plan.model or ""))
     for name, ways in graph.ways.items():
         if name == START:
             continue
@@ -286,7 +286,7 @@ def test_a_failure_that_no_edge_handles() -> None:
     [((), set()), (("large",), {"large"}), (("small",), {"small"}), (("small", "large"), {"small", "large", "gauge"})],
 )
 def test_closed_nodes(lacking: tuple[str, ...], closed: set[str]) -> None:
-    assert compile_text(FALLBACK).closed_where(lambda model: model in lacking) == closed
+    assert compile_text(FALLBACK).closed_where(lambda plan: plan.model in lacking) == closed
 
 
 def test_an_edge_that_is_not_true_is_never_taken_instead() -> None:

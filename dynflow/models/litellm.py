@@ -38,6 +38,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from dynflow.errors import MissingDependency, RefusedByModel
 from dynflow.models.background import in_background
 from dynflow.models.base import openai_messages
+from dynflow.models.draining import drained
 from dynflow.models.failures import beneath, from_connection, from_status, not_sent, unbilled
 from dynflow.models.openai_format import Reader
 from dynflow.models.remote import CONNECT_SECONDS, SILENT_SECONDS, RemoteChat
@@ -150,18 +151,17 @@ def _openai_client(base: str, key: str | None, organization: str | None) -> Any:
     import openai
 
     address = urlsplit(base)
-    headers: dict[str, Any] = {}
-    if key is None:  # a server of one's own may want none
-        headers["Authorization"] = openai.Omit()
+    headers = {}
     if address.username is not None:
         pair = f"{unquote(address.username)}:{unquote(address.password or '')}"
         headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
     return openai.AsyncOpenAI(
-        api_key=key or "none",
+        api_key=key or "none",  # a server of one's own may want no key, but this client does
         base_url=public_address(base),
         organization=organization,
         default_headers=headers,
         default_query=dict(parse_qsl(address.query)),
+        http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [drained]}),
         max_retries=0,
     )
 

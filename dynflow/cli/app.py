@@ -15,7 +15,21 @@ from typing import Any, NoReturn
 
 import click
 
-VERBS = ("check", "run", "explain", "replay", "draw", "new", "nodes", "models", "schema", "train", "completion")
+VERBS = (
+    "check",
+    "run",
+    "explain",
+    "replay",
+    "draw",
+    "new",
+    "nodes",
+    "models",
+    "schema",
+    "train",
+    "evaluate",
+    "calibrate",
+    "completion",
+)
 FAILED = 1
 INTERRUPTED = 130
 _UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
@@ -136,7 +150,7 @@ def _flush() -> None:
 
 def explain_error(error: Exception) -> str:
     """An error in words for the terminal: what is wrong with the graph or the run, or that it is a fault of ours."""
-    from dynflow.errors import DynflowError, GraphError
+    from dynflow.errors import CalibrationError, DynflowError, GraphError
 
     if isinstance(error, GraphError):
         from dynflow.cli.terminal import render_problem
@@ -144,7 +158,8 @@ def explain_error(error: Exception) -> str:
         return "\n".join(render_problem(problem) for problem in error.problems)
     # Notes say in which node it happened.
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    label = click.style("error:", fg="red", bold=True)
+    code = f"[{error.code}]" if isinstance(error, CalibrationError) else ""
+    label = click.style(f"error{code}:", fg="red", bold=True)
     if isinstance(error, DynflowError) or _is_model_error(error):
         return f"{label} {error}{notes}"
     if isinstance(error, OSError) and error.filename is not None:

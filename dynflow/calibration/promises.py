@@ -91,10 +91,11 @@ class Tested:
         return flags
 
     def bound(self, setting: int, confidence: float) -> float:
-        """The confidence bound of a setting's mean, in the promise's own unit."""
+        """The confidence bound of the mean of a setting that keeps the promise, in the promise's own unit."""
         row = self.values[setting]
         bound = clopper_pearson_lower(row, confidence) if self.binary else betting_lower(row, confidence)
-        return self.low + bound * (self.high - self.low)
+        # Betting bounds are looked for in steps, the limit itself was tested.
+        return self.low + max(bound, self.limit) * (self.high - self.low)
 
     def rows_needed(self, setting: int, confidence: float) -> int | None:
         """About how many rows would show that a setting keeps the promise; None: it does not seem to."""

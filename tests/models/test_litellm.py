@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import socket
 import subprocess
@@ -63,7 +64,7 @@ class Peer:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                peer.requests.append({"body": json.loads(body), "headers": dict(self.headers)})
+                peer.requests.append({"body": json.loads(body), "headers": dict(self.headers), "path": self.path})
                 self.close_connection = True
                 try:
                     peer.answer(self)
@@ -111,6 +112,17 @@ def event(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
 def cut_off(handler: BaseHTTPRequestHandler) -> None:
     start_stream(handler)
     handler.wfile.write(event({"role": "assistant", "content": "Half an"}) + event({"content": " answer"}))
+
+
+def whole(handler: BaseHTTPRequestHandler) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}
+    send(handler, 200, {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]})
+
+
+def streamed(handler: BaseHTTPRequestHandler) -> None:
+    start_stream(handler)
+    handler.wfile.write(event({"role": "assistant", "content": "Hello"}) + event({"content": " you"}))
+    handler.wfile.write(event({}, "stop") + b"data: [DONE]\n\n")
 
 
 def endless(handler: BaseHTTPRequestHandler) -> None:
@@ -301,6 +313,34 @@ def test_tools_in_a_stream(peer: Peer) -> None:
     total = sum(chunks[1:], chunks[0])
     assert isinstance(total, AIMessageChunk)
     assert [(made["name"], made["args"]) for made in total.tool_calls] == [("weather", {"city": "Paris"})]
+
+
+def test_credentials_of_the_address_are_sent(peer: Peer) -> None:
+    peer.answer = whole
+    chat(peer.url.replace("//", "//me:p%40ss@") + "?region=north", api_key=None).invoke("hi")
+    asked = peer.requests[0]
+    assert base64.b64decode(asked["headers"]["Authorization"].removeprefix("Basic ")) == b"me:p@ss"
+    assert asked["path"] == "/v1/chat/completions?region=north"
+
+
+def test_a_server_of_ones_own_needs_no_key(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    peer.answer = whole
+    assert chat(peer.url, api_key=None).invoke("hi").text == "Hello"
+    with pytest.raises(lc.ModelAuthenticationError, match="needs a key") as caught:
+        create(ModelSettings(provider="litellm", model="openai/gpt-5-mini"), "large").invoke("hi")
+    assert caught.value.billed is False  # type: ignore[attr-defined]
+
+
+def test_tokens_that_nobody_counted_are_not_none(peer: Peer) -> None:
+    """litellm says 0, or counts by itself, where the server says nothing; the ledger estimates, and says so."""
+    peer.answer = whole
+    assert chat(peer.url).invoke("hi").usage_metadata is None
+    peer.answer = streamed
+    chunks = list(chat(peer.url).stream("hi"))
+    total = sum(chunks[1:], chunks[0])
+    assert total.text == "Hello you"
+    assert total.usage_metadata is None
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import socket
 import sys
@@ -229,6 +230,30 @@ def test_tools_and_images(peer: Peer) -> None:
     assert (third["role"], third["tool_name"]) == ("tool", "weather")
     with pytest.raises(lc.ModelInvalidRequestError, match="data URLs"):
         peer.chat().invoke([HumanMessage(content=[{"type": "image_url", "image_url": {"url": "http://x/y.png"}}])])
+
+
+def test_a_choice_of_tool_is_not_dropped_in_silence(peer: Peer) -> None:
+    def weather(city: str) -> str:
+        """The weather in a city."""
+        return city
+
+    for choice in ("any", "weather", True):
+        with pytest.raises(lc.ModelInvalidRequestError, match="cannot oblige a model to call a tool") as caught:
+            peer.chat().bind_tools([weather], tool_choice=choice).invoke("Weather in Paris?")
+        assert caught.value.billed is False
+    assert not peer.requests
+    peer.chat().bind_tools([weather], tool_choice="auto").invoke("Weather in Paris?")
+    peer.chat().bind_tools([weather], tool_choice="none").invoke("Weather in Paris?")
+    assert [bool(asked.get("tools")) for asked in peer.requests] == [True, False]
+    assert not any("tool_choice" in asked for asked in peer.requests)
+
+
+def test_credentials_of_the_address_are_sent(peer: Peer) -> None:
+    url = f"127.0.0.1:{peer.server.server_port}"
+    settings = ModelSettings(provider="ollama", model="tiny", api_base=f"http://me:p%40ss@{url}/?region=north")
+    create(settings, "tiny").invoke("hi")
+    assert base64.b64decode(str(peer.requests[0]["key"]).removeprefix("Basic ")) == b"me:p@ss"
+    assert peer.requests[0]["path"] == "/api/chat?region=north"
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch, peer: Peer) -> None:

@@ -1,8 +1,9 @@
 """Chat with the hosted models that litellm reaches (wheel `litellm`): OpenAI, Anthropic, Gemini, and so on.
 
-Our own thin adapter on `litellm.acompletion`, because langchain-litellm 0.11.2 leaves a stream's connection open after
-`aclose()` (the provider goes on writing, and charging) and takes a stream that broke off for a finished one. Here
-closing closes the connection, and a cut-off answer raises.
+Our own thin adapter on `litellm.acompletion`. langchain-litellm 0.11.2, put before the same faults, leaves a stream's
+connection open after `close()` and `aclose()` (the provider goes on writing, and charging), takes a stream that ends
+early for a finished answer, sends a failed request up to three times though `max_retries` is 0, and raises litellm's
+own errors. Here closing closes the connection, a cut-off answer raises, and one call is one request.
 
 litellm keeps a client for each event loop, and for each value of `timeout`: left to itself it would make a new one,
 and connect anew, for every request with a deadline. So `timeout` stays with us (see `RemoteChat`), and for the OpenAI

@@ -1,7 +1,8 @@
 """Chat with the models that an Ollama server runs (package `ollama`).
 
-Our own thin adapter on `ollama.AsyncClient`, because langchain-ollama takes a stream that broke off for a finished
-one, and drops credentials in its address; see `tests/models/test_rivals.py` for what was tried.
+Our own thin adapter on `ollama.AsyncClient`. langchain-ollama 1.1.0, put before the same faults, closes its connection
+as soon as it should, and reports errors in mid-stream; but it takes a stream that ends early for a finished answer,
+raises the client's own errors in place of the ModelError family, and drops `tool_choice` in silence.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Charge:
         self,
         model: str,
         price: Price | None,
-        prompt: PromptSize | int,
+        prompt: PromptSize,
         max_tokens: int | None,
         reservation: Reservation,
     ) -> None:
@@ -43,7 +43,7 @@ class Charge:
         """From its start until the first content came; None where nothing came in parts."""
         self.open = True
         self._price = price
-        self._prompt_tokens = prompt if isinstance(prompt, int) else prompt.tokens
+        self._prompt_tokens = prompt.tokens
         self._reservation = reservation
         self._received: int | None = None
         self._began = time.perf_counter()
@@ -60,6 +60,8 @@ class Charge:
         Seconds of compute are what the model was at work where it says so, else the time since the charge was made,
         or `share`, this request's share of a batch, where that is less.
         """
+        if usage.estimated and not usage.input_tokens:
+            usage = replace(usage, input_tokens=self._prompt_tokens)
         if usage.compute is not None:
             watts = self._price.watts if self._price else None
             usage = replace(usage, compute=usage.compute.estimated(watts))

@@ -26,8 +26,8 @@ _log = logging.getLogger("dynflow")
 
 
 def nano_dollars(usd: float) -> int:
-    """USD as whole nano-dollars, rounded up but for what floats add by themselves."""
-    return MOST if usd >= MOST / 1e9 else math.ceil(usd * 1e9 - 1e-3)
+    """USD as whole nano-dollars, rounded up but for what floats add by themselves; never less than none."""
+    return MOST if usd >= MOST / 1e9 else max(0, math.ceil(usd * 1e9 - 1e-3))
 
 
 def today() -> str:
@@ -259,7 +259,7 @@ class Budget:
         self,
         model: str,
         price: Price | None,
-        prompt: PromptSize | int,
+        prompt: PromptSize,
         max_tokens: int | None,
         context: int | None = None,
         seconds: float = math.inf,
@@ -276,10 +276,9 @@ class Budget:
             raise BudgetExceeded(
                 f"the price of {model!r} is unknown while a USD limit is set: give the model a `price:`"
             )
-        prompt_tokens = prompt if isinstance(prompt, int) else prompt.most
-        per_prompt_token, per_token = price.most(prompt_tokens)
+        per_prompt_token, per_token = price.most(prompt.most)
         compute = price.second * seconds if price.second and seconds < math.inf else 0.0
-        fixed = prompt_tokens * per_prompt_token / 1e6 + compute
+        fixed = prompt.most * per_prompt_token / 1e6 + compute
         per_token /= 1e6
         most = max_tokens
         if max_tokens is None and per_token > 0:

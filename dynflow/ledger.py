@@ -9,6 +9,10 @@ from typing import Any
 from dynflow.models.settings import Price
 
 
+COMPUTE_KEY = "dynflow_compute"
+"""Key of `response_metadata` under which a model that runs in this process tells what it took."""
+
+
 @dataclass(frozen=True, slots=True)
 class Compute:
     """What a model that runs in this process took to answer, as far as it can be measured here."""

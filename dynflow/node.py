@@ -193,8 +193,8 @@ class Call:
     """Whether nobody waits for this run any more; checked between chunks."""
     seconds_left: Callable[[], float]
     """Seconds until the node's timeout or the request's deadline; infinite without one."""
-    charge: Callable[[str, PromptSize | int, int | None], Charge]
-    """`charge(model, prompt tokens, max tokens)` reserves what one attempt at a model can cost at most.
+    charge: Callable[[str, PromptSize, int | None], Charge]
+    """`charge(model, prompt, max tokens)` reserves what one attempt at a model can cost at most.
 
     Raises `BudgetExceeded`."""
     attempts: list[Attempt] = field(default_factory=list)

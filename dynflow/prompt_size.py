@@ -50,7 +50,7 @@ class PromptSize:
         return added + sum(map(_most, self._attached)) + sum(map(_most_of, self._messages))
 
 
-_ATTACHED = ("tools", "response_format")
+_ATTACHED = ("tools", "response_format", "format")
 
 
 def _most(text: str) -> int:

@@ -232,7 +232,7 @@ class Session:
             option = ".".join(map(str, first["loc"]))
             raise InputError(f"option {option!r} of node {visit.node_id!r}: {first['msg']}") from None
 
-        def charge(model: str, prompt: PromptSize | int, max_tokens: int | None) -> Charge:
+        def charge(model: str, prompt: PromptSize, max_tokens: int | None) -> Charge:
             return self._charge(visit, model, prompt, max_tokens)
 
         def nest() -> Enclosing:
@@ -326,7 +326,7 @@ class Session:
             usage = output.usage if output is not None else getattr(done.error, "usage", None)
             visit.usage, visit.usd = self._settle(visit, usage, done.error, done.seconds)
 
-    def _charge(self, visit: Visit, model: str, prompt: PromptSize | int, max_tokens: int | None) -> Charge:
+    def _charge(self, visit: Visit, model: str, prompt: PromptSize, max_tokens: int | None) -> Charge:
         """Reserve what one attempt at a model can cost at most. Raises `BudgetExceeded`."""
         limit = self.graph.spec.limits.max_tokens
         wanted = min((value for value in (max_tokens, limit) if value is not None), default=None)

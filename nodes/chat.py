@@ -20,9 +20,10 @@ from dynflow.language.references import Reference
 from dynflow.language.source import did_you_mean
 from dynflow.language.spec import Role
 from dynflow.language.types import PortType, any_type, enum, integer, number, string
-from dynflow.ledger import Usage
+from dynflow.ledger import COMPUTE_KEY, Compute, Usage
 from dynflow.models.settings import ModelSettings
 from dynflow.node import AnswerType, BuildScope, Call, Finding, ModelName, NodeOptions, Output, RunnableNode, Takes
+from dynflow.prompt_size import PromptSize
 from dynflow.request import estimate_tokens
 
 _SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "seed")
@@ -126,9 +127,8 @@ class Chat(RunnableNode):
         if options.output and settings.provider in _TAKES_RESPONSE_FORMAT:
             schema = {"name": "answer", "schema": options.output}
             given["response_format"] = {"type": "json_schema", "json_schema": schema}
-        prompt_tokens = sum(estimate_tokens(str(message.text)) for message in messages)
         model = self.resources.chat_model(options.model)
-        return Attempts(call, options.model, model, settings, prompt_tokens, given), messages
+        return Attempts(call, options.model, model, settings, PromptSize(messages, given), given), messages
 
     def finish(self, call: Call, result: Any) -> Output:
         options = call.options
@@ -241,9 +241,17 @@ def _usage(model: str, message: AIMessage) -> Usage:
     used = message.usage_metadata
     if used is None:
         return Usage(model, output_tokens=estimate_tokens(str(message.text)), estimated=True)
-    cached = (used.get("input_token_details") or {}).get("cache_read") or 0
-    reasoning = (used.get("output_token_details") or {}).get("reasoning") or 0
-    return Usage(model, used["input_tokens"], used["output_tokens"], cached, reasoning)
+    prompt, answer = used.get("input_token_details") or {}, used.get("output_token_details") or {}
+    compute = message.response_metadata.get(COMPUTE_KEY)
+    return Usage(
+        model,
+        used["input_tokens"],
+        used["output_tokens"],
+        prompt.get("cache_read") or 0,
+        answer.get("reasoning") or 0,
+        cache_write_tokens=prompt.get("cache_creation") or 0,
+        compute=None if compute is None else Compute(**compute),
+    )
 
 
 def _confidence(message: AIMessage) -> float | None:

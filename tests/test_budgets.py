@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ from dynflow.budget_store import MOST, BudgetStore
 from dynflow.budgets import BaselineShare, Books, Budget, DayAllowance, Reservation, nano_dollars
 from dynflow.language.spec import Limits
 from dynflow.models.settings import Price
+from dynflow.prompt_size import PromptSize
 
 DAY = "2026-03-01"
 PRICE = Price(output=1.0)
@@ -49,8 +51,14 @@ def budget(books: Books, usd: float = 1.0, **limits: Any) -> Budget:
     return Budget(Limits(**limits), day_of(books, usd))
 
 
+def prompt(most: int) -> PromptSize:
+    size = PromptSize([])
+    size.__dict__["most"] = most  # takes the place of the cached value
+    return size
+
+
 def reserve(budget: Budget, usd: float) -> Reservation:
-    return budget.reserve("m", PRICE, 0, round(usd * 1e6))[1]
+    return budget.reserve("m", PRICE, prompt(0), round(usd * 1e6))[1]
 
 
 def test_a_reservation_counts_until_it_is_settled(books: Books) -> None:
@@ -134,7 +142,7 @@ def test_limits_that_afford_exactly_so_many_calls(books: Books) -> None:
 def test_amounts_beyond_all_measure(books: Books) -> None:
     money = Budget(Limits(), DayAllowance(1e300, books, today=lambda: DAY))
     with pytest.raises(BudgetExceeded):
-        money.reserve("m", Price(output=1e300), 0, 10)
+        money.reserve("m", Price(output=1e300), prompt(0), 10)
     for _ in range(3):
         money.spend(1e300)
     assert books.store.taken("graph", DAY) == MOST
@@ -142,29 +150,29 @@ def test_amounts_beyond_all_measure(books: Books) -> None:
 
 def test_free_calls_open_no_file(file: Path) -> None:
     money = budget(Books(BudgetStore(file), "graph"))
-    money.reserve("m", Price(), 100, 100)[1].settle(0.0)
+    money.reserve("m", Price(), prompt(100), 100)[1].settle(0.0)
     assert not file.parent.exists()
 
 
 def test_compute_is_reserved_where_its_time_has_an_end(books: Books) -> None:
     money, price = budget(books), Price(second=0.01)
-    _, held = money.reserve("m", price, 10, None, seconds=60.0)
+    _, held = money.reserve("m", price, prompt(10), None, seconds=60.0)
     assert money.day_left == pytest.approx(0.4)
     with pytest.raises(BudgetExceeded, match="60 s of compute"):
-        money.reserve("m", price, 10, None, seconds=60.0)
+        money.reserve("m", price, prompt(10), None, seconds=60.0)
     held.settle(0.0123)
-    money.reserve("m", price, 10, None)[1].settle(5.0)  # no end was known: it counts afterwards
+    money.reserve("m", price, prompt(10), None)[1].settle(5.0)  # no end was known: it counts afterwards
     assert money.day_left == 0
     with pytest.raises(BudgetExceeded):
-        money.reserve("m", price, 10, None)
+        money.reserve("m", price, prompt(10), None)
 
 
 def test_the_dearest_rates_that_a_prompt_can_reach_are_reserved(books: Books) -> None:
     price = Price.model_validate(
         {"input": 1.0, "output": 2.0, "cache_write": 1.25, "tiers": [{"above": 1000, "input": 3.0, "output": 4.0}]}
     )
-    assert budget(books).reserve("m", price, 1000, 10)[1].usd == pytest.approx((1250 + 20) / 1e6)
-    assert budget(books).reserve("m", price, 1001, 10)[1].usd == pytest.approx((3003 + 40) / 1e6)
+    assert budget(books).reserve("m", price, prompt(1000), 10)[1].usd == pytest.approx((1250 + 20) / 1e6)
+    assert budget(books).reserve("m", price, prompt(1001), 10)[1].usd == pytest.approx((3003 + 40) / 1e6)
 
 
 # Many at once
@@ -261,6 +269,7 @@ def test_a_fork_while_others_reserve_blocks_nobody(file: Path) -> None:
     def busy() -> None:
         while not stop.is_set():
             books.store.reserve("graph", DAY, 1, 10**9)
+            time.sleep(0.001)
 
     worker = threading.Thread(target=busy)
     worker.start()
@@ -291,8 +300,9 @@ from dynflow.budget_store import BudgetStore
 from dynflow.budgets import Books, Budget, DayAllowance
 from dynflow.language.spec import Limits
 from dynflow.models.settings import Price
+from dynflow.prompt_size import PromptSize
 budget = Budget(Limits(), DayAllowance(1.0, Books(BudgetStore(Path(sys.argv[1])), "graph"), lambda: "2026-03-01"))
-_, held = budget.reserve("m", Price(output=1), 0, 500_000)
+_, held = budget.reserve("m", Price(output=1), PromptSize([]), 500_000)
 class AtExit:
     def __init__(self, held): self.held, self.cycle = held, self
     def __del__(self): self.held.settle(0.0)

@@ -26,6 +26,7 @@ from dynflow.models.retries import RetryPolicy
 from dynflow.models.settings import ModelSettings
 from dynflow.node import Call, Cancelled, add_up, has_content
 from dynflow.prompt_size import PromptSize
+from dynflow.prompt_size import PromptSize
 from dynflow.trace import Attempt
 
 RETRIES = 2

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
+from dynflow.energy import Meter
 from dynflow.errors import Overloaded
+from dynflow.ledger import Compute
 from dynflow.models.apart import apart, start
 
 Event = Mapping[str, Any] | Exception | None
@@ -26,6 +28,8 @@ class Job:
     request: Mapping[str, Any]
     emit: Callable[[Event], object]
     cancelled: bool = False
+    compute: Compute | None = None
+    """What it took, once it has been served."""
     reader: threading.Thread = field(default_factory=threading.current_thread)
 
     @property
@@ -86,10 +90,12 @@ class Engine(ABC):
     def _work(self, job: Job | None) -> None:
         while job is not None:
             if job.wanted:
+                meter = Meter()
                 try:
                     self.serve(job)
                 except Exception as error:
                     job.deliver(error)
+                job.compute = meter.read()
                 job.deliver(None)
             with self._lock:
                 job = self._waiting.popleft() if self._waiting else None

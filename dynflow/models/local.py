@@ -8,12 +8,14 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk
 from pydantic import PrivateAttr
 
+from dynflow.ledger import COMPUTE_KEY
 from dynflow.models.base import ProviderChat, openai_messages
 from dynflow.models.engine import Engine, Event, Job
 from dynflow.models.failures import timed_out
@@ -75,7 +77,7 @@ class LocalChat(ProviderChat):
             while (event := self._next(inbox, job, deadline, timeout)) is not None:
                 if (chunk := reader.feed(self._checked(event))) is not None:
                     yield chunk
-            yield reader.end()
+            yield _last(reader, job)
         finally:
             engine.cancel(job)
 
@@ -113,10 +115,18 @@ class LocalChat(ProviderChat):
                     break
                 if (chunk := reader.feed(self._checked(event))) is not None:
                     yield chunk
-            yield reader.end()
+            yield _last(reader, job)
         finally:
             engine.cancel(job)
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
         return {**state, "__pydantic_private__": {**(state["__pydantic_private__"] or {}), "_engine": None}}
+
+
+def _last(reader: Reader, job: Job) -> ChatGenerationChunk:
+    """The last chunk, with what the answer took."""
+    chunk = reader.end()
+    if job.compute is not None:
+        chunk.generation_info = {**(chunk.generation_info or {}), COMPUTE_KEY: asdict(job.compute)}
+    return chunk

@@ -80,9 +80,12 @@ def usage(counts: Mapping[str, Any]) -> UsageMetadata | None:
         return None
     total = int(counts.get("total_tokens") or prompt + completion)
     found = UsageMetadata(input_tokens=prompt, output_tokens=completion, total_tokens=total)
-    cached = (counts.get("prompt_tokens_details") or {}).get("cached_tokens")
-    if cached is not None:
-        found["input_token_details"] = InputTokenDetails(cache_read=int(cached))
+    details = counts.get("prompt_tokens_details") or {}
+    read, written = details.get("cached_tokens"), details.get("cache_creation_tokens")
+    if read is not None:
+        found["input_token_details"] = InputTokenDetails(cache_read=int(read))
+    if written:
+        found["input_token_details"] = InputTokenDetails(cache_read=int(read or 0), cache_creation=int(written))
     reasoning = (counts.get("completion_tokens_details") or {}).get("reasoning_tokens")
     if reasoning is not None:
         found["output_token_details"] = OutputTokenDetails(reasoning=int(reasoning))

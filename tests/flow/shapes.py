@@ -788,7 +788,7 @@ shape(
     "max_tokens is clamped to what the limit affords",
     PRICED.replace("max_tokens: 100, ", "")
     + """
-limits: {usd_per_request: 0.00025}
+limits: {usd_per_request: 0.00105}
 nodes: {cloud: {type: chat, model: large}}
 edges: [{from: start, to: cloud}, {from: cloud, to: end}]
 """,

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from langchain_core.exceptions import ModelConnectionError
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 
 from dynflow import DeadlineExceeded, GraphError, InputError, MissingModel, NoEligibleAnswer, load, loads
+from dynflow.prompt_size import PromptSize
 from dynflow.testing import FakeChat
 
 ONE_RUNNABLE = """
@@ -38,6 +39,8 @@ edges:
   - {from: sorry, to: end}
 limits: {usd_per_day: 5}
 """
+PROMPT = PromptSize([HumanMessage("q")]).most
+"""Tokens that are reserved for the prompt `q`."""
 
 
 def test_a_streamed_whole_message_stays_a_message() -> None:
@@ -66,12 +69,12 @@ def test_an_error_that_says_it_was_not_billed_costs_nothing() -> None:
 def test_an_outcome_in_doubt_is_billed_in_full() -> None:
     text = ONE_CHAT.replace("{provider: host,", "{provider: host, max_tokens: 1000,")
     result = loads(text, models={"m": FakeChat(replies=["x"], fail_with=ModelConnectionError("cut off"))}).run("q")
-    assert result.ledger.usd == pytest.approx(0.001, rel=0.01)
+    assert result.ledger.usd == pytest.approx((PROMPT + 1000) / 1e6)
 
 
 def test_flows_of_one_file_share_the_days_allowance(tmp_path: Path) -> None:
     file = tmp_path / "day.yaml"
-    text = ONE_CHAT.replace("usd_per_day: 5", "usd_per_day: 0.000003").replace("host,", "host, max_tokens: 1,")
+    text = ONE_CHAT.replace("usd_per_day: 5", f"usd_per_day: {(PROMPT + 2) / 1e6:f}").replace("host,", "host, max_tokens: 1,")
     file.write_text(text)
     answers = [load(file, models={"m": FakeChat(replies=["x"])}).run("q").trace.answer for _ in range(3)]
     assert answers == ["a", "sorry", "sorry"]
@@ -82,7 +85,7 @@ def test_a_refusal_names_what_the_call_could_cost() -> None:
     result = loads(text, models={"m": FakeChat(replies=["x"])}).run("q")
     message = next(visit.message for visit in result.trace.visits if visit.error == "budget")
     assert message is not None
-    assert "could cost $0.00000200" in message
+    assert f"could cost ${(PROMPT + 1) / 1e6:.8f}" in message
     assert "limits leave $0.00000050" in message
 
 

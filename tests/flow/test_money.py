@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from langchain_core.exceptions import ModelRateLimitError, ModelTimeoutError
+from langchain_core.messages import HumanMessage
 
 from dynflow import BudgetExceeded, Flow, loads
+from dynflow.prompt_size import PromptSize
 from dynflow.testing import FakeChat
 
 MODELS = """
@@ -17,6 +19,8 @@ models:
   small: {provider: host, price: {input: 0, output: 0}}
   large: {provider: host, max_tokens: 100, price: {input: 10, output: 100}}
 """
+RESERVED = (PromptSize([HumanMessage("word")]).most * 10 + 100 * 100) / 1e6
+"""What `large` can cost at most where it is asked `word`."""
 ONE = f"""
 version: 1
 {MODELS}
@@ -44,7 +48,7 @@ def test_an_answer_costs_its_tokens() -> None:
 
 @pytest.mark.parametrize(
     ("error", "usd"),
-    [(ModelRateLimitError("later"), 0.0), (ModelTimeoutError("lost"), (1 * 10 + 100 * 100) / 1e6)],
+    [(ModelRateLimitError("later"), 0.0), (ModelTimeoutError("lost"), RESERVED)],
     ids=["surely unbilled", "in doubt"],
 )
 def test_a_failure_in_doubt_is_billed_in_full(error: Exception, usd: float) -> None:
@@ -72,7 +76,7 @@ def test_an_answer_that_does_not_fit_is_paid_for(options: str) -> None:
 
 def test_a_clamp_is_said_in_the_trace() -> None:
     large = FakeChat(replies=["one two three four"])
-    text = ONE.replace(", OPTIONS", "").replace("max_tokens: 100, ", "") + "limits: {usd_per_request: 0.00025}\n"
+    text = ONE.replace(", OPTIONS", "").replace("max_tokens: 100, ", "") + "limits: {usd_per_request: 0.00097}\n"
     result = loads(text, models={"large": large, "small": FakeChat()}).run("word")
     assert large.calls[0].options["max_tokens"] == 2
     assert result.trace.visits[0].notes == ("max_tokens is 2: the limits afford no more",)
@@ -131,8 +135,8 @@ async def test_a_loser_counts_as_not_run_but_is_paid_for() -> None:
     flow = loads(text, models={"small": FakeChat(replies=["fast"], delay=0.05), "large": large})
     for result in await both(flow, "word"):
         assert result.value.text == "fast"
-        assert {entry.node: entry.usd for entry in result.ledger.entries}["cloud"] == pytest.approx(0.01001)
-    assert 1 - flow._engine.day.left == pytest.approx(2 * 0.01001)
+        assert {entry.node: entry.usd for entry in result.ledger.entries}["cloud"] == pytest.approx(RESERVED)
+    assert 1 - flow._engine.day.left == pytest.approx(2 * RESERVED)
     large.release()
 
 

@@ -16,6 +16,7 @@ from langchain_core.exceptions import ContextOverflowError, ModelInvalidRequestE
 
 from dynflow.errors import ArtefactError, MissingDependency, MissingModel
 from dynflow.models.cores import physical_cores
+from dynflow.models.dequantised import load_kept
 from dynflow.models.embedded import PREFIX, resolve_model_file
 from dynflow.models.engine import Engine, Job, shared
 from dynflow.models.local import LocalChat
@@ -29,8 +30,9 @@ class TransformersChat(LocalChat):
     """A causal language model as chat model, in float32.
 
     `settings.model` is a hub id (with `revision`), a folder, a `.gguf` file, or `embedded/<name>`; a GGUF file is
-    widened to float32 when loaded, which takes half a minute for 135M weights. Weights are read as safetensors or
-    GGUF only, and no code from a model repository is run. `max_tokens` is 1024 unless set. Text only, no tools.
+    widened to float32 when it is first loaded, which takes half a minute for 135M weights, and then kept in the cache
+    folder (`$DYNFLOW_CACHE`), where it takes four bytes a weight. Weights are read as safetensors or GGUF only, and no
+    code from a model repository is run. `max_tokens` is 1024 unless set. Text only, no tools.
 
     Raises MissingModel, MissingDependency, ArtefactError (loading), Overloaded, ContextOverflowError, and the
     ModelError family.
@@ -42,8 +44,7 @@ class TransformersChat(LocalChat):
         settings, threads = self.settings, self.settings.threads or physical_cores()
         folder = (self.base or Path()) / settings.model
         if settings.model.startswith(PREFIX) or settings.model.endswith(".gguf"):
-            file = resolve_model_file(settings.model, self.base)
-            source: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+            source: dict[str, Any] = {"gguf": resolve_model_file(settings.model, self.base)}
         elif folder.is_dir():
             if not (folder / "config.json").is_file():
                 raise MissingModel(f"{folder} holds no model: it has no config.json")
@@ -67,10 +68,8 @@ class TransformersEngine(Engine):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self._tokenizer = self._transformers.AutoTokenizer.from_pretrained(**source)
-                self._model = self._transformers.AutoModelForCausalLM.from_pretrained(
-                    **source, dtype=self._torch.float32, use_safetensors=None if "gguf_file" in source else True
-                )
+                gguf = source.get("gguf")
+                self._tokenizer, self._model = self._read(source) if gguf is None else load_kept(gguf, self._read)
         except ImportError as error:
             raise MissingDependency(f"a package that transformers needs ({error})", "pip install gguf") from error
         except OSError as error:
@@ -80,6 +79,15 @@ class TransformersEngine(Engine):
         if not self._tokenizer.chat_template:
             raise ArtefactError(f"{name} has no chat template: it is no chat model")
         self._model.eval()
+
+    def _read(self, source: dict[str, Any]) -> tuple[Any, Any]:
+        """Tokenizer and model."""
+        tokenizer = self._transformers.AutoTokenizer.from_pretrained(**source)
+        safetensors = None if "gguf_file" in source else True
+        model = self._transformers.AutoModelForCausalLM.from_pretrained(
+            **source, dtype=self._torch.float32, use_safetensors=safetensors
+        )
+        return tokenizer, model
 
     def serve(self, job: Job) -> None:
         """Generate token by token, delivering text as soon as it is whole and cannot be part of a stop text."""

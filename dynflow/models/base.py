@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
+from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
@@ -53,6 +54,18 @@ class ProviderChat(BaseChatModel):
         """What LangChain's cache knows a call by: the time left for it makes no other answer."""
         kwargs.pop("timeout", None)
         return super()._get_llm_string(stop=stop, **kwargs)
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        """What LangChain, its agents and middleware want to know of a model; what is unknown is left out."""
+        told = known(self.settings).capabilities
+        about = {
+            "max_input_tokens": told.context,
+            "tool_calling": told.tools,
+            "image_inputs": told.images,
+            "audio_inputs": told.audio,
+        }
+        found = {name: value for name, value in about.items() if value is not None}
+        return ModelProfile(text_inputs=True, text_outputs=True, **found) if found else None  # type: ignore[typeddict-item]
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)

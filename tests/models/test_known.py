@@ -168,3 +168,16 @@ def test_stop_texts_cut_wherever_the_pieces_break(text: str, stop: list[str], da
         assert any(seen[len(passed) :].startswith(entry) for entry in stop)
     else:
         assert passed == text
+
+
+def test_langchain_is_told_what_a_model_can_take() -> None:
+    settings = ModelSettings(provider="litellm", model="openai/gpt-4o", capabilities={"audio": True})  # type: ignore[arg-type]
+    profile = create(settings, "large").profile
+    assert profile is not None
+    assert (profile["tool_calling"], profile["image_inputs"], profile["audio_inputs"]) == (True, True, True)
+    assert profile["max_input_tokens"] == 128_000
+    assert create(ModelSettings(provider="litellm", model="openai/nobody-knows"), "new").profile is None
+    small = create(ModelSettings(provider="transformers", model="some/model"), "small").profile
+    assert small is not None
+    assert small["tool_calling"] is False
+    assert "max_input_tokens" not in small

@@ -12,6 +12,7 @@ from dynflow.cli.arguments import complete_file
 from dynflow.cli.terminal import render_problem
 
 if TYPE_CHECKING:
+    from dynflow.calibration.saved import Calibration
     from dynflow.graph import CheckedGraph
     from dynflow.language.source import Problem
 
@@ -31,7 +32,8 @@ def command(files: tuple[str, ...], form: str) -> None:
 
     Exits with 1 if a file has errors; warnings alone are fine. For a file without errors it says how many nodes it
     has, and which answers stream live: those that go out token by token, while held ones wait until it is certain
-    that nothing replaces them.
+    that nothing replaces them. A calibration file beside the graph is checked too: one that was made for another graph
+    is not applied, and that is a warning.
 
     \b
     Examples:
@@ -40,29 +42,33 @@ def command(files: tuple[str, ...], form: str) -> None:
       dynflow check graph.yaml --format json | jq '.files[].problems[].code'
     """
     results = [(file, *_check(file)) for file in files]
-    good = all(graph is not None for _, _, graph in results)
+    good = all(graph is not None for _, _, graph, _ in results)
     if form == "json":
         shown = [
             {
                 "file": file,
                 "ok": graph is not None,
                 "problems": [problem.as_dict() for problem in problems],
-                **_facts(graph),
+                **_facts(graph, calibration),
             }
-            for file, problems, graph in results
+            for file, problems, graph, calibration in results
         ]
         click.echo(json.dumps({"ok": good, "files": shown}, indent=2))
     else:
-        for file, problems, graph in results:
+        for file, problems, graph, calibration in results:
             for problem in problems:
                 click.echo(problem.as_github() if form == "github" else render_problem(problem))
             if graph is not None:
                 click.echo(f"{file}: {click.style('ok', fg='green')}, {_summary(graph)}")
+            if calibration is not None:
+                params = ", ".join(f"{name} = {value:.6g}" for name, value in calibration.params.items())
+                click.echo(f"{file}: calibrated ({params}): {calibration.statement}")
     if not good:
         raise click.exceptions.Exit(1)
 
 
-def _check(file: str) -> tuple[list[Problem], CheckedGraph | None]:
+def _check(file: str) -> tuple[list[Problem], CheckedGraph | None, Calibration | None]:
+    from dynflow.calibration.saved import path_for
     from dynflow.compile import check_text, read_graph_file
     from dynflow.errors import GraphError
 
@@ -70,15 +76,22 @@ def _check(file: str) -> tuple[list[Problem], CheckedGraph | None]:
     try:
         data = read_graph_file(path)
     except GraphError as error:
-        return list(error.problems), None
+        return list(error.problems), None, None
     source, graph = check_text(data, file, path=path)
-    return source.sorted(), graph
+    if graph is None or not path_for(path).is_file():
+        return source.sorted(), graph, None
+    from dynflow.loading import load
+
+    flow = load(path)
+    return flow.warnings, graph, flow.calibration  # what is wrong with the calibration is among the warnings
 
 
-def _facts(graph: CheckedGraph | None) -> dict[str, object]:
+def _facts(graph: CheckedGraph | None, calibration: Calibration | None) -> dict[str, object]:
     if graph is None:
         return {}
-    return {"nodes": len(graph.nodes), "answers": {name: {"live": name in graph.live} for name in graph.answers}}
+    answers = {name: {"live": name in graph.live} for name in graph.answers}
+    told = {} if calibration is None else {"calibration": calibration.as_dict()}
+    return {"nodes": len(graph.nodes), "answers": answers, **told}
 
 
 def _summary(graph: CheckedGraph) -> str:

@@ -1,0 +1,71 @@
+"""`dynflow calibrate`: writes params that keep a promise, or says why there are none; loading applies them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import dynflow
+from tests.cli.conftest import Invoke
+from tests.cli.outcomes import GRAPH, outcomes, write_rows
+
+Write = Callable[[str, str], str]
+
+
+def test_a_promise_is_written_told_and_applied(invoke: Invoke, write: Write, tmp_path: Path) -> None:
+    graph, file = write("g.yaml", GRAPH), write_rows(tmp_path / "o.jsonl", outcomes())
+    result = invoke("calibrate", graph, "--outcomes", file, "--quality", "0.9", "--of", "thorough")
+    assert result.exit_code == 0, result.output
+    assert (
+        "on new requests drawn like these, mean quality is at least 90 % of thorough's, "
+        "unless this calibration was among the unlucky 10 %"
+    ) in result.stdout
+    assert "tested on" in result.stdout
+    written = json.loads((tmp_path / "g.calibration.json").read_text())
+    assert written["promise"] == {"kind": "quality_of", "target": 0.9, "of": "thorough", "confidence": 0.9}
+    flow = dynflow.load(graph)
+    assert flow.params["short_below"].default == written["params"]["short_below"] != 20
+    checked = invoke("check", graph)
+    assert "calibrated" in checked.stdout
+
+
+def test_json_and_dry_run(invoke: Invoke, write: Write, tmp_path: Path) -> None:
+    graph, file = write("g.yaml", GRAPH), write_rows(tmp_path / "o.jsonl", outcomes())
+    result = invoke("calibrate", graph, "--outcomes", file, "--share", "0.5", "--dry-run", "--json")
+    assert json.loads(result.stdout)["expected"]["strong_share"]["value"] <= 0.5
+    assert not (tmp_path / "g.calibration.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "told"),
+    [
+        ((), 2, "give one promise"),
+        (("--quality", "0.9", "--share", "0.5"), 2, "give one promise"),
+        (("--quality", "1.5"), 2, "range"),
+        (("--mean-quality", "0.99"), 1, "error[broken_promise]"),
+        (("--quality", "0.999"), 1, "error[too_little_data]"),
+    ],
+)
+def test_what_cannot_be_promised_is_said(
+    invoke: Invoke, write: Write, tmp_path: Path, options: tuple[str, ...], code: int, told: str
+) -> None:
+    file = write_rows(tmp_path / "o.jsonl", outcomes())
+    result = invoke("calibrate", write("g.yaml", GRAPH), "--outcomes", file, *options)
+    assert result.exit_code == code
+    assert told in result.stderr
+    assert not (tmp_path / "g.calibration.json").exists()
+
+
+def test_check_warns_of_one_that_is_out_of_date(invoke: Invoke, write: Write, tmp_path: Path) -> None:
+    graph, file = write("g.yaml", GRAPH), write_rows(tmp_path / "o.jsonl", outcomes())
+    assert invoke("calibrate", graph, "--outcomes", file, "--quality", "0.9").exit_code == 0
+    write("g.yaml", GRAPH.replace("max: 100", "max: 90"))
+    result = invoke("check", graph)
+    assert result.exit_code == 0
+    assert "warning[calibration]" in result.stdout
+    assert "calibrate again" in result.stdout
+    found = json.loads(invoke("check", graph, "--format", "json").stdout)
+    assert [problem["code"] for problem in found["files"][0]["problems"]] == ["calibration"]

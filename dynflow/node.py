@@ -368,7 +368,8 @@ def add_up(chunks: Sequence[Any], empty: Any = None) -> Any:
 def has_content(chunk: Any) -> bool:
     """Whether a chunk says anything: what went out with it cannot be taken back."""
     if isinstance(chunk, AIMessageChunk):
-        return bool(chunk.content or chunk.tool_call_chunks or chunk.additional_kwargs)
+        extra = chunk.additional_kwargs.keys() - {"refusal"}  # after which the failure edges are still to be taken
+        return bool(chunk.content or chunk.tool_call_chunks or extra)
     return not isinstance(chunk, str) or bool(chunk)
 
 

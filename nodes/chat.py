@@ -15,7 +15,7 @@ from pydantic import Field
 
 from dynflow.answers import Classification
 from dynflow.closing import aclosing
-from dynflow.errors import NodeFailed
+from dynflow.errors import NodeFailed, RefusedByModel
 from dynflow.language.references import Reference
 from dynflow.language.source import did_you_mean
 from dynflow.language.spec import Role
@@ -28,6 +28,8 @@ from dynflow.request import estimate_tokens
 
 _SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "seed")
 _MOST_SCHEMA_VALUES = 1_000
+_REFUSED = frozenset({"content_filter", "refusal", "SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST"})
+"""Finish reasons of an answer that was withheld, or broken off, for what it said."""
 _NEGATION = re.compile(r"\b(not|no|never|neither|nor|cannot)\b|n['\u2019]t\b")
 _NOT_CHAT = ("encoder", "diffusers")
 _TAKES_RESPONSE_FORMAT = frozenset({"llama_cpp", "litellm"})
@@ -135,6 +137,8 @@ class Chat(RunnableNode):
         message = _whole(result)
         text = str(message.text)
         usage = _usage(options.model, message)
+        if (refusal := _refusal(message)) is not None:
+            raise RefusedByModel(f"the model {options.model!r} declined to answer: {refusal}", usage=usage)
         ports: dict[str, Any] = {
             "answer": message,
             "text": text,
@@ -149,7 +153,8 @@ class Chat(RunnableNode):
         elif options.output:
             value = _validated(text, options.output, usage)
             ports.update(answer=value)
-        return Output(ports, value, usage)
+        cut = message.response_metadata.get("finish_reason") == "length"
+        return Output(ports, value, usage, notes=("the answer ends at max_tokens",) if cut else ())
 
     # Where nothing goes out before the end, an answer that broke off may be tried again: no stream, then.
 
@@ -234,6 +239,15 @@ def _whole(result: Any) -> AIMessage:
     message = message_chunk_to_message(result)
     assert isinstance(message, AIMessage)
     return message
+
+
+def _refusal(message: AIMessage) -> str | None:
+    """Why the model did not answer, where it did not: in the words of OpenAI, Anthropic or Gemini."""
+    if said := message.additional_kwargs.get("refusal"):
+        return str(said)
+    about = message.response_metadata
+    reason = about.get("finish_reason") or about.get("stop_reason")
+    return f"its answer ended with {reason!r}" if reason in _REFUSED else None
 
 
 def _usage(model: str, message: AIMessage) -> Usage:

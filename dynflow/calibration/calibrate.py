@@ -15,6 +15,7 @@ from dynflow.calibration import curves
 from dynflow.calibration.columns import Floats
 from dynflow.calibration.contamination import without_training_rows
 from dynflow.calibration.evaluate import TUNING_SHARE, Ends, cost_notes, ends_of, failure_notes
+from dynflow.calibration.kept import KeptOutputs
 from dynflow.calibration.outcomes import OutcomeFile
 from dynflow.calibration.paths import path
 from dynflow.calibration.promises import Kind, Promise, Sample, Tested, last_kept, variables
@@ -52,6 +53,7 @@ def calibrate(
     confidence: float = 0.9,
     tuning: OutcomeFile | None = None,
     progress: Progress = lambda done, total, what: None,
+    kept: KeptOutputs | None = None,
 ) -> Calibrated:
     """The cheapest (for a promise of cost or share: the best) params that keep the promise.
 
@@ -67,10 +69,10 @@ def calibrate(
             f"{len(tuning.rows) + len(file.rows):,} rows are too few to choose settings on one part and test them on "
             f"another: give at least {math.ceil(FEWEST_TUNING / TUNING_SHARE)}"
         )
-    first = Replay(flow, tuning, bindings, progress)
+    first = Replay(flow, tuning, bindings, progress, kept)
     ends = ends_of(first, of)
     settings = thinned(path(first, ends.strong))
-    replay = Replay(flow, file, bindings, progress)
+    replay = Replay(flow, file, bindings, progress, kept)
     promise = Promise(kind, target, ends.strong, confidence)
     if not promise.begins_strong:
         settings = settings[::-1]

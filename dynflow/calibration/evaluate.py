@@ -13,6 +13,7 @@ from dynflow.calibration import curves
 from dynflow.calibration.columns import Floats
 from dynflow.calibration.contamination import FEWEST_ROWS, without_training_rows
 from dynflow.calibration.curves import Interval
+from dynflow.calibration.kept import KeptOutputs
 from dynflow.calibration.outcomes import OutcomeFile
 from dynflow.calibration.paths import path
 from dynflow.calibration.recorded import Bindings, reachable
@@ -89,6 +90,7 @@ def evaluate(
     seed: int = 0,
     times: int = RESAMPLES,
     progress: Progress = lambda done, total, what: None,
+    kept: KeptOutputs | None = None,
 ) -> Evaluation:
     """Replay a graph over outcomes, with its params as they are and over their whole range.
 
@@ -100,8 +102,8 @@ def evaluate(
     tuning = None
     if len(knobs) > 1:
         first, file = file.split(TUNING_SHARE)
-        tuning = Replay(flow, first, bindings, progress) if first.rows else None
-    replay = Replay(flow, file, bindings, progress)
+        tuning = Replay(flow, first, bindings, progress, kept) if first.rows else None
+    replay = Replay(flow, file, bindings, progress, kept)
     if len(replay) < 2:
         raise CalibrationError(f"{len(replay)} rows are too few to evaluate on: give at least {FEWEST_ROWS}")
     ends = ends_of(replay, of)

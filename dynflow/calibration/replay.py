@@ -10,6 +10,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from dynflow.calibration.columns import Column, Flags, Floats, numbers, truth
+from dynflow.calibration.kept import KeptOutputs
 from dynflow.calibration.outcomes import Fault, OutcomeFile, outcome_error
 from dynflow.calibration.recorded import Bindings, Recorded, recorded
 from dynflow.errors import InputError, failure_kind
@@ -26,7 +29,7 @@ from dynflow.language.evaluate import UNKNOWN
 from dynflow.language.expression import Term
 from dynflow.language.references import Reference
 from dynflow.language.spec import END, START
-from dynflow.node import Call, Output
+from dynflow.node import Call, Node, Output
 from dynflow.request import Request
 from dynflow.walk import State
 
@@ -37,6 +40,8 @@ Params = Mapping[str, Any]
 Progress = Callable[[int, int, str], None]
 """`progress(done, total, what)`."""
 Index = NDArray[np.int32]
+_Pending = tuple[int, tuple[Any, ...], Call]
+"""A signal's run that is to come: its place, what tells it from others in this process, and the call."""
 _CHUNK = 64
 """Requests that a signal judges in one batch."""
 _NOBODY = -1
@@ -112,8 +117,12 @@ class Replay:
         file: OutcomeFile,
         bindings: Bindings | None = None,
         progress: Progress = lambda done, total, what: None,
+        kept: KeptOutputs | None = None,
     ) -> None:
-        """Raises `OutcomeError` with every row that the graph cannot take, or that lacks an outcome it needs."""
+        """`kept` holds what signals gave in earlier runs, and takes what they give now.
+
+        Raises `OutcomeError` with every row that the graph cannot take, or that lacks an outcome it needs.
+        """
         self.flow = flow
         self.graph = flow.checked
         self.file = file
@@ -123,6 +132,7 @@ class Replay:
         self.failures: Counter[str] = Counter()
         """How often a signal failed, by node."""
         self.first_failure: dict[str, Exception] = {}
+        self.kept = kept
         self._progress = progress
         self._outputs: dict[tuple[Any, ...], State] = {}
         self._closed = self._closed_nodes()
@@ -318,7 +328,7 @@ class _Walk:
         """The states that a signal ends in for these (row, setting)."""
         node = self.replay.flow.resources.node(plan.id)
         states: list[State | None] = [None] * len(cells)
-        pending: list[tuple[int, tuple[Any, ...], Call]] = []
+        pending: list[_Pending] = []
         for place, (row, setting) in enumerate(cells):
             try:
                 key, call = self._call(plan, row, setting)
@@ -329,6 +339,7 @@ class _Walk:
             if kept is None:
                 pending.append((place, key, call))
             states[place] = kept
+        pending = self._without_kept(plan, node, pending, states)
         label = f"{plan.id} on {len(pending):,} requests"
         for start in range(0, len(pending), _CHUNK):
             part = pending[start : start + _CHUNK]
@@ -342,9 +353,30 @@ class _Walk:
                 states[place] = state = self._state(plan, output)
                 if not plan.cls.instant:
                     self.replay._outputs[key] = state
+            self._keep(plan, node, part, states)
         if pending and not plan.cls.instant:
             self.replay._progress(len(pending), len(pending), label)
         return [state for state in states if state is not None]
+
+    def _without_kept(
+        self, plan: NodePlan, node: Node, pending: list[_Pending], states: list[State | None]
+    ) -> list[_Pending]:
+        """What is still to be run, once what earlier runs kept is taken over."""
+        if self.replay.kept is None or (fingerprint := node.fingerprint()) is None:
+            return pending
+        names = [_name(plan, fingerprint, call) for _, _, call in pending]
+        found = self.replay.kept.get(names)
+        for (place, key, _), name in zip(pending, names, strict=True):
+            if name in found:
+                states[place] = self.replay._outputs[key] = State(True, found[name])
+        return [each for each, name in zip(pending, names, strict=True) if name not in found]
+
+    def _keep(self, plan: NodePlan, node: Node, part: Sequence[_Pending], states: Sequence[State | None]) -> None:
+        """Keep what a signal gave for the runs to come."""
+        if self.replay.kept is None or (fingerprint := node.fingerprint()) is None:
+            return
+        ended = [(_name(plan, fingerprint, call), states[place]) for place, _, call in part]
+        self.replay.kept.put((name, state.ports) for name, state in ended if state and state.ok and not state.rescued)
 
     def _call(self, plan: NodePlan, row: int, setting: int) -> tuple[tuple[Any, ...], Call]:
         """What a signal is given, and what tells it from what it was given otherwise. Raises `InputError`."""
@@ -454,6 +486,16 @@ def _value(state: State | None, port: str) -> Any:
     if port == "error":
         return state.error
     return state.ports.get(port, UNKNOWN) if state.ok else UNKNOWN
+
+
+@cache
+def _version() -> str:
+    return version("dynflow")
+
+
+def _name(plan: NodePlan, fingerprint: str, call: Call) -> str:
+    """What an output is known by between runs: all that it depends on."""
+    return content_hash([plan.cls.type, _version(), fingerprint, call.options, call.request.original])
 
 
 def _uses(models: frozenset[str]) -> Callable[[NodePlan], bool]:

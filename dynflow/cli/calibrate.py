@@ -71,6 +71,7 @@ def command(
     file = read_file(outcomes)
     other = read_file(tuning) if tuning is not None else None
     from dynflow.calibration.calibrate import calibrate
+    from dynflow.calibration.kept import KeptOutputs
     from dynflow.calibration.saved import path_for
 
     with progress_bars() as progress:
@@ -84,6 +85,7 @@ def command(
             confidence=confidence,
             tuning=other,
             progress=progress,
+            kept=KeptOutputs(),
         )
     body = found.calibration.as_dict()
     if not dry_run:

@@ -54,11 +54,14 @@ def command(
 
     file = read_file(outcomes)
     from dynflow.calibration.evaluate import evaluate
+    from dynflow.calibration.kept import KeptOutputs
 
     flow = load(graph)
     params = read_params(settings, flow.params)
     with progress_bars() as progress:
-        found = evaluate(flow, file, read_bindings(bindings), params=params, of=of, seed=seed, progress=progress)
+        found = evaluate(
+            flow, file, read_bindings(bindings), params=params, of=of, seed=seed, progress=progress, kept=KeptOutputs()
+        )
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False, allow_nan=False))
         return

@@ -229,6 +229,7 @@ class Found:
     """LangChain runs that did not end exactly once."""
     threads: tuple[str, ...]
     tasks: int
+    reservations: int
 
 
 async def run(server: FaultServer, flow: Flow, cell: Cell) -> Found:
@@ -239,7 +240,7 @@ async def run(server: FaultServer, flow: Flow, cell: Cell) -> Found:
     results = await _results(flow, cell, recorder)
     ended = time.monotonic()
     partial = next((each.partial.text for each in results if isinstance(each, StreamInterrupted)), "")
-    await settled(lambda: not (recorder.unfinished or _started_since(threads) or _tasks()))
+    await settled(lambda: not (recorder.unfinished or started_since(threads) or _tasks()))
     return Found(
         tuple(map(_outcome, results)),
         partial,
@@ -248,8 +249,9 @@ async def run(server: FaultServer, flow: Flow, cell: Cell) -> Found:
         ended - began,
         ended,
         tuple(recorder.unfinished),
-        tuple(thread.name for thread in _started_since(threads)),
+        tuple(thread.name for thread in started_since(threads)),
         _tasks(),
+        reservations(flow),
     )
 
 
@@ -289,10 +291,21 @@ def _tasks() -> int:
 
 def spent(flow: Flow) -> float:
     """USD spent and reserved today, of the one that `usd_per_day` allows."""
-    return 1 - flow._engine.day.left
+    day = flow._engine.day
+    assert day is not None
+    return 1 - day.left
 
 
-def _started_since(threads: set[threading.Thread]) -> list[threading.Thread]:
+def reservations(flow: Flow) -> int:
+    """Reservations that nobody has settled yet."""
+    day = flow._engine.day
+    assert day is not None
+    with day._books.store._transaction("DEFERRED") as books:
+        (count,) = books.execute("SELECT COUNT(*) FROM reserved WHERE key = ?", (day._books.key,)).fetchone()
+    return int(count)
+
+
+def started_since(threads: set[threading.Thread]) -> list[threading.Thread]:
     """Threads begun since, but for those that are kept for all calls: executors', and the one for network calls."""
     kept = ("asyncio_", "AnyIO worker", "dynflow calls")
     return [each for each in set(threading.enumerate()) - threads if not each.name.startswith(kept)]

@@ -358,7 +358,7 @@ class FaultServer:
             seen = b""
             while (head := await _head(reader, seen)) is not None:
                 seen = await self._answer(head, reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, _Done):
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError, _Done):
             pass  # cancelled as the server closes
         finally:
             self.open -= 1
@@ -383,7 +383,7 @@ class FaultServer:
             if not exchange.whole:
                 raise _Done
             return await next_byte
-        except ConnectionError:
+        except OSError:
             self.left.setdefault(model, []).append(time.monotonic())
             raise
         finally:

@@ -70,6 +70,7 @@ async def test_the_fault_matrix(server: FaultServer, provider: str, fault: Fault
             assert found.unfinished == (), told
             assert found.threads == (), told
             assert found.tasks == 0, told
+            assert found.reservations == 0, told
             if fault.silent:
                 await settled(lambda: len(server.left.get(fault.name, ())) >= gone + found.hits)  # noqa: B023
                 closed = server.left[fault.name][gone:]

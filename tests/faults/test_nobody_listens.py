@@ -12,7 +12,7 @@ import pytest
 
 from dynflow import Flow, loads
 from dynflow.models.health import forget_all
-from tests.faults.cells import Expected, Fault, graph, model_text, settled, spent
+from tests.faults.cells import Expected, Fault, graph, model_text, reservations, settled, spent, started_since
 from tests.faults.server import FaultServer, serving
 from tests.flow.recorder import Recorder
 from tests.pace import slowness
@@ -71,18 +71,15 @@ class Watched:
         late = max(closed) - since
         assert late <= WITHIN * self.factor or late <= WITHIN * slowness()
         self.flow.close()
-        await settled(lambda: not (self.recorder.unfinished or server.open or self._threads()))
+        await settled(lambda: not (self.recorder.unfinished or server.open or started_since(self.threads)))
         assert self.recorder.unfinished == []
         assert server.open == 0
-        assert self._threads() == []
+        assert started_since(self.threads) == []
+        assert reservations(self.flow) == 0
         assert len(asyncio.all_tasks()) == 1
         assert server.hits["good.fallback"] == 0  # no edge took it for a failure
         if usd is not None:
             assert spent(self.flow) == pytest.approx(usd * requests, abs=1e-9)
-
-    def _threads(self) -> list[str]:
-        kept = ("asyncio_", "AnyIO worker", "dynflow calls")
-        return [each.name for each in set(threading.enumerate()) - self.threads if not each.name.startswith(kept)]
 
 
 def two_words(stream: Iterator[Any]) -> None:

@@ -53,6 +53,8 @@ class Evaluation:
     """`random`, `prompt_length`, `oracle` by the curve's figures; `always_weak`, `always_strong` by quality and USD."""
     points: Sequence[Mapping[str, Any]] = ()
     """The curve: params, `strong_share`, `quality`, `usd`."""
+    baseline_curves: Mapping[str, curves.Curve] = field(default_factory=dict)
+    """Curves of `random`, `prompt_length` and `oracle`, for pictures."""
     tuning_rows: int = 0
     trained_on: int = 0
     """Rows that were left out because an artefact was trained on them."""
@@ -110,6 +112,7 @@ def evaluate(
     weak, strong = replay.outcome_quality(ends.weak), replay.outcome_quality(ends.strong)
     weights = curves.resamples(len(replay), times, seed)
     now = replay.walk([params or {}])
+    length = np.array([len(request.text) for request in replay.requests], dtype=np.float64)
     figures = dict.fromkeys(curves.MEASURES, Interval(math.nan, math.nan, math.nan))
     points: list[dict[str, Any]] = []
     notes = cost_notes(replay, ends)
@@ -133,8 +136,12 @@ def evaluate(
         ends,
         {**replay.defaults, **(params or {})},
         figures,
-        _baselines(replay, ends, weak, strong, weights),
+        _baselines(replay, ends, length, weak, strong, weights),
         points,
+        {
+            name: curves.score_curve(score(length, weak, strong), weak, strong)
+            for name, score in curves.BASELINES.items()
+        },
         len(tuning) if tuning else 0,
         trained_on,
         dict(replay.failures),
@@ -182,11 +189,11 @@ def cost_notes(replay: Replay, ends: Ends) -> list[str]:
 
 
 def failure_notes(replay: Replay) -> list[str]:
-    """Signals that failed, and how. Raises the first failure of one that failed on every row."""
+    """Signals that failed, and how. Raises the first failure of one that never did anything else."""
     notes: list[str] = []
     for name, count in replay.failures.items():
         first = replay.first_failure[name]
-        if count >= len(replay):
+        if name not in replay.succeeded:
             first.add_note(f"in node {name!r}, on every row")
             raise first
         notes.append(f"{name} failed {count:,} times; first: {type(first).__name__}: {first}")
@@ -194,9 +201,8 @@ def failure_notes(replay: Replay) -> list[str]:
 
 
 def _baselines(
-    replay: Replay, ends: Ends, weak: Floats, strong: Floats, weights: Any
+    replay: Replay, ends: Ends, length: Floats, weak: Floats, strong: Floats, weights: Any
 ) -> dict[str, Mapping[str, Interval]]:
-    length = np.array([len(request.text) for request in replay.requests], dtype=np.float64)
     found: dict[str, Mapping[str, Interval]] = {}
     for name, score in curves.BASELINES.items():
         values = score(length, weak, strong)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dynflow.calibration.columns import Floats
 from dynflow.errors import CalibrationError
 from dynflow.language.expression import Comparison, Port, Term, parts_of
+from dynflow.language.references import Reference
 
 if TYPE_CHECKING:
     from dynflow.calibration.replay import Params, Replay, Walked
@@ -30,6 +31,8 @@ _ON_GRID = 1_700
 """Settings of several params that the path is fitted on, at most."""
 _STEPS = 160
 """Settings along a path through several params, about."""
+_SLOWER = 8
+"""So many times fewer settings are tried where a signal reads a param: it then runs for each setting anew."""
 
 
 def tunable(flow: Flow) -> Mapping[str, ParamBody]:
@@ -51,9 +54,22 @@ def path(replay: Replay, reference: str) -> list[Params]:
     if len(knobs) > 1:
         return _through_many(replay, reference, knobs)
     ((name, body),) = knobs.items()
-    settings: list[Params] = [{name: value} for value in values(replay, name, body, _FROM_DATA)]
+    count = _FROM_DATA // (_SLOWER if read_by_signals(replay, knobs) else 1)
+    settings: list[Params] = [{name: value} for value in values(replay, name, body, count)]
     share = replay.walk([settings[0], settings[-1]]).called[reference].mean(1)
     return settings if share[0] >= share[1] else settings[::-1]
+
+
+def read_by_signals(replay: Replay, knobs: Mapping[str, ParamBody]) -> bool:
+    """Whether options of nodes that run refer to a tunable param."""
+    return any(
+        owner == "params" and port in knobs
+        for name, plan in replay.graph.nodes.items()
+        if name not in replay.recorded.nodes
+        for reference in plan.options.references().values()
+        if isinstance(reference, Reference)
+        for owner, port in reference.targets
+    )
 
 
 def values(replay: Replay, name: str, body: ParamBody, count: int) -> list[Any]:
@@ -104,7 +120,8 @@ def _beside(term: Term | None, name: str) -> Iterator[Term]:
 
 def _through_many(replay: Replay, reference: str, knobs: Mapping[str, ParamBody]) -> list[Params]:
     """One way through several params: the upper hull of quality over cost, and steps between its corners."""
-    each = max(2, int(_ON_GRID ** (1 / len(knobs))))
+    slower = _SLOWER if read_by_signals(replay, knobs) else 1
+    each = max(2, int((_ON_GRID / slower) ** (1 / len(knobs))))
     axes = [values(replay, name, body, each) for name, body in knobs.items()]
     grid = [dict(zip(knobs, point, strict=True)) for point in itertools.islice(itertools.product(*axes), 4 * _ON_GRID)]
     walked = replay.walk(grid)
@@ -116,7 +133,7 @@ def _through_many(replay: Replay, reference: str, knobs: Mapping[str, ParamBody]
     places = [[axes[axis].index(grid[corner][name]) for axis, name in enumerate(knobs)] for corner in corners]
     if len(places) == 1:
         return [grid[corners[0]]]
-    steps = max(1, _STEPS // (len(places) - 1))
+    steps = max(1, _STEPS // slower // (len(places) - 1))
     settings: list[Params] = []
     for start, end in itertools.pairwise(places):
         for step in range(steps):

@@ -130,7 +130,9 @@ class Replay:
         self.requests = _requests(flow, file)
         self.recorded: Recorded = recorded(flow, file, self.requests, bindings or {})
         self.failures: Counter[str] = Counter()
-        """How often a signal failed, by node."""
+        """How often a signal failed, by node: on different requests, or different values of what it reads."""
+        self.succeeded: set[str] = set()
+        """Signals that gave anything at all."""
         self.first_failure: dict[str, Exception] = {}
         self.kept = kept
         self._progress = progress
@@ -368,6 +370,7 @@ class _Walk:
         found = self.replay.kept.get(names)
         for (place, key, _), name in zip(pending, names, strict=True):
             if name in found:
+                self.replay.succeeded.add(plan.id)
                 states[place] = self.replay._outputs[key] = State(True, found[name])
         return [each for each, name in zip(pending, names, strict=True) if name not in found]
 
@@ -424,9 +427,11 @@ class _Walk:
 
     def _state(self, plan: NodePlan, output: Output | Exception) -> State:
         if isinstance(output, Output):
+            self.replay.succeeded.add(plan.id)
             return State(True, output.ports, rescued=output.degraded)
-        self.replay.failures[plan.id] += 1
-        self.replay.first_failure.setdefault(plan.id, output)
+        if not plan.cls.instant:  # one that only rearranges fails for what params it is tried with, say
+            self.replay.failures[plan.id] += 1
+            self.replay.first_failure.setdefault(plan.id, output)
         stand_in = plan.common.on_failure
         if stand_in is not None:
             return State(True, stand_in, rescued=True)

@@ -11,7 +11,7 @@ import click
 
 from dynflow.cli.arguments import graph_argument, read_params, set_option
 from dynflow.cli.outcomes import bind_option, money, number, of_option, outcomes_option, read_bindings, read_file, share
-from dynflow.cli.terminal import table
+from dynflow.cli.terminal import table, write_whole
 
 if TYPE_CHECKING:
     from dynflow.calibration.curves import Interval
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 @of_option
 @set_option
 @click.option("--seed", default=0, show_default=True, help="Of the resamples that intervals rest on.")
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the figures and a picture of the curve to an HTML page too.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with the whole curve.")
 def command(
     graph: str,
@@ -33,6 +39,7 @@ def command(
     of: str | None,
     settings: tuple[str, ...],
     seed: int,
+    report: Path | None,
     as_json: bool,
 ) -> None:
     """Replay a graph over recorded outcomes.
@@ -62,6 +69,10 @@ def command(
         found = evaluate(
             flow, file, read_bindings(bindings), params=params, of=of, seed=seed, progress=progress, kept=KeptOutputs()
         )
+    if report is not None:
+        from dynflow.calibration.report import report as page
+
+        write_whole(report, page(found, flow.get_name(), flow.calibration).encode())
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False, allow_nan=False))
         return

@@ -31,11 +31,12 @@ types: .venv/.installed-test
 	$(BIN)/mypy
 
 soak: .venv/.installed-test  ## the long proofs; CI runs a tenth of them
-	DYNFLOW_SOAK=1 $(BIN)/python -m pytest tests/language tests/test_walk.py
+	DYNFLOW_SOAK=1 MALLOC_ARENA_MAX=1 $(BIN)/python -m pytest tests/language tests/test_walk.py tests/soak
 
 generated: .venv/.installed-test  ## make anew what is made from the code: schema, pages, README blocks
 	$(BIN)/python -m dynflow.language.schema > schema.tmp && mv schema.tmp dynflow/schema/v1.json
 	$(BIN)/python -m tests.language.errors_page > errors.tmp && mv errors.tmp docs/errors.md
+	$(BIN)/python -m tests.faults.page > failures.tmp && mv failures.tmp docs/failures.md
 	$(BIN)/python scripts/update_readme.py
 
 wheel: .venv/.installed-test  ## build the wheel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
@@ -40,13 +40,23 @@ async def cancelled_once(work: Coroutine[Any, Any, T], context: contextvars.Cont
     cleans up. What closes connections and ends runs would then be cut off itself.
     """
     task = asyncio.create_task(work, context=context)
+    return await _ended(task, task.cancel)
+
+
+async def undisturbed(work: Coroutine[Any, Any, T]) -> T:
+    """What the work gives. A cancellation waits until it is done: for what is short and must not be done by half."""
+    return await _ended(asyncio.create_task(work), lambda: None)
+
+
+async def _ended(task: asyncio.Task[T], cancel: Callable[[], Any]) -> T:
+    """The task's result, or the cancellation of whoever waits for it; in any case it is done."""
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
             await asyncio.wait((task,))
         except asyncio.CancelledError as error:
             if cancelled is None:
-                task.cancel()
+                cancel()
                 cancelled = error
     if cancelled is not None:
         if not task.cancelled():

@@ -1,4 +1,4 @@
-"""Reads an event stream to the end of its body, so that its connection can serve another request."""
+"""Reads an event stream to the end of its body and closes it whole, so that its connection can serve again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import suppress
 
 import httpx
 
+from dynflow.closing import undisturbed
+
 _LAST_EVENT = b"[DONE]"
 _SECONDS = 0.05
 """How long the end of a body may take after its last event; it is to save a handshake, not to cost one."""
@@ -15,7 +17,8 @@ _SECONDS = 0.05
 
 async def drained(response: httpx.Response) -> None:
     """A response hook of httpx. The openai package stops at the last event, and httpx then closes the connection,
-    because the end of the body has not been read."""
+    because the end of the body has not been read. And httpcore never gives up a connection if it is cancelled while
+    it is about to close the response."""
     assert isinstance(response.stream, httpx.AsyncByteStream)
     response.stream = _Drained(response.stream)
 
@@ -32,6 +35,9 @@ class _Drained(httpx.AsyncByteStream):
             yield part
 
     async def aclose(self) -> None:
+        await undisturbed(self._close())
+
+    async def _close(self) -> None:
         if _LAST_EVENT in self._end:
             with suppress(TimeoutError, httpx.HTTPError):
                 async with asyncio.timeout(_SECONDS):

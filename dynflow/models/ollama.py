@@ -80,8 +80,10 @@ class OllamaChat(RemoteChat):
     def _client(self) -> AbstractAsyncContextManager[Any]:
         import httpx
 
+        from dynflow.models.draining import drained
+
         library, settings = _library(), self.settings
-        given: dict[str, Any] = {"host": settings.address, "headers": {}}
+        given: dict[str, Any] = {"host": settings.address, "headers": {}, "event_hooks": {"response": [drained]}}
         given["timeout"] = httpx.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS)
         address = address_parts(settings.address or "")
         if address.username is not None:

@@ -26,7 +26,6 @@ from dynflow.models.retries import RetryPolicy
 from dynflow.models.settings import ModelSettings
 from dynflow.node import Call, Cancelled, add_up, has_content
 from dynflow.prompt_size import PromptSize
-from dynflow.prompt_size import PromptSize
 from dynflow.trace import Attempt
 
 RETRIES = 2
@@ -210,11 +209,10 @@ class Attempts(Runnable[Sequence[BaseMessage], AIMessage]):
         try:
             yield
         except Exception as error:
-            failure, why = self.failure, self.policy.ended
-            if failure is None:
+            failure = self.failure
+            if failure is None or not (error is failure or isinstance(error, BudgetExceeded | CircuitOpen)):
                 raise
-            if isinstance(error, BudgetExceeded | CircuitOpen):
-                why = str(error)
+            why = self.policy.ended if error is failure else str(error)
             if self.made > 1:
                 failure.add_note(f"the model {self.entry!r} was tried {self.made} times")
             if why is not None:

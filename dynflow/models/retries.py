@@ -40,7 +40,7 @@ class RetryPolicy:
 
     def wait(self, state: RetryCallState) -> float:
         """Seconds before the next attempt."""
-        told = getattr(_error(state), "retry_after", None) or 0.0
+        told = _asked(state)
         # The tenth more: those that were told the same should not come back at the same moment.
         return max(self._backoff(state), told * random.uniform(1.0, 1.1))
 
@@ -53,8 +53,9 @@ class RetryPolicy:
 
     def _obstacle(self, state: RetryCallState) -> str | None:
         wait = state.upcoming_sleep
-        if (getattr(_error(state), "retry_after", None) or 0.0) > LONGEST_RETRY_AFTER:
-            return f"its provider asks to wait {wait:.0f} s, and dynflow waits {LONGEST_RETRY_AFTER:.0f} s at most"
+        if _asked(state) > LONGEST_RETRY_AFTER:
+            asked = f"its provider asks to wait {_asked(state):.0f} s"
+            return f"{asked}, and dynflow waits {LONGEST_RETRY_AFTER:.0f} s at most"
         if wait >= self._seconds_left():
             return f"the wait of {wait:.2g} s would outlast the time that is left"
         if self._health.breaker.seconds_left() > wait:
@@ -66,3 +67,9 @@ class RetryPolicy:
 
 def _error(state: RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome is not None else None
+
+
+def _asked(state: RetryCallState) -> float:
+    """Seconds that the provider asked to wait."""
+    asked: float | None = getattr(_error(state), "retry_after", None)
+    return asked or 0.0

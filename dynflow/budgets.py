@@ -103,7 +103,11 @@ class DayAllowance:
 
     def take(self, nano: int) -> int | None:
         """Reserve. Raises `BudgetExceeded` where spending cannot be counted."""
-        return self._books.store.reserve(self._books.key, self._today(), nano, self._limit)
+        try:
+            return self._books.store.reserve(self._books.key, self._today(), nano, self._limit)
+        except BudgetExceeded as error:
+            error.limit = "usd_per_day"
+            raise
 
     def settle(self, taken: int, nano: int) -> None:
         try:
@@ -297,10 +301,12 @@ class Budget:
         if taken is None:
             tokens = max(1, most or 0)
             parts = ["its prompt", f"{tokens} tokens of answer", *([f"{seconds:.3g} s of compute"] if compute else [])]
-            raise BudgetExceeded(
+            refused = BudgetExceeded(
                 f"a call of {model!r} could cost ${fixed + per_token * tokens:.8f} ({', '.join(parts)}); "
                 f"limits leave ${min(self.request_left, self.day_left):.8f}"
             )
+            refused.limit = "usd_per_day" if self.day_left < self.request_left else "usd_per_request"
+            raise refused
         return max_tokens, Reservation(needed, taken)
 
     def spend(self, usd: float) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dynflow.flow import Flow
 
 _FOR_PEOPLE = frozenset({"name", "description"})
-_ALLOWANCES = frozenset({"usd_per_request", "usd_per_day", "timeout"})
+_ALLOWANCES = frozenset({"usd_per_request", "usd_per_day", "baseline_share", "timeout"})
 """Limits that say how much a graph may do, not what: who raises a budget wants to go on."""
 _OF_ONE_RUN = frozenset({"id", "response_metadata", "usage_metadata"})
 """What a message says of how it came about."""
@@ -26,8 +26,8 @@ _OF_ONE_RUN = frozenset({"id", "response_metadata", "usage_metadata"})
 def graph_hash(flow: Flow | Engine) -> str:
     """SHA-256 (hex) of what a graph does, its sub-graphs with it: the same however its text is laid out.
 
-    Left out are secrets, the graph's name and description, and its limits in USD and time. What is outside the text
-    is not seen: values of the environment, artefacts and models in files, the host's runnables and models.
+    Left out are secrets, the graph's name and description, and its limits in USD, share and time. What is outside the
+    text is not seen: values of the environment, artefacts and models in files, the host's runnables and models.
     """
     spec = flow.checked.spec
     whole = {name: value for name, value in _plain(spec).items() if name not in _FOR_PEOPLE}

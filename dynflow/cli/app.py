@@ -18,6 +18,7 @@ import click
 VERBS = (
     "check",
     "run",
+    "batch",
     "explain",
     "replay",
     "draw",

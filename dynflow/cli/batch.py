@@ -1,0 +1,125 @@
+"""`dynflow batch`: a file of requests through a graph, resumable."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dynflow.cli.arguments import graph_argument, read_params, set_option, trace_options, tracing
+from dynflow.cli.progress import Progress, duration, spent
+from dynflow.cli.terminal import table
+
+if TYPE_CHECKING:
+    from dynflow.batch_file import Report
+    from dynflow.flow import Flow
+
+FAILED_ROWS = 1
+STOPPED = 3
+_MOST_PATHS = 10
+
+
+@click.command("batch")
+@graph_argument
+@click.option(
+    "--input", "-i", "source", required=True, type=click.Path(path_type=Path), help='Rows: {"id": …, "input": …}.'
+)
+@click.option(
+    "--output", "-o", "target", required=True, type=click.Path(path_type=Path), help="Results; resumed if it is there."
+)
+@set_option
+@click.option(
+    "--concurrency", type=click.IntRange(min=1), default=8, show_default=True, help="Rows under way at once, at most."
+)
+@click.option("--retry-failed", is_flag=True, help="Run rows again that failed in an earlier run.")
+@click.option(
+    "--changed",
+    type=click.Choice(["refuse", "keep", "redo"]),
+    default="refuse",
+    show_default=True,
+    help="What to do with results made by another graph, other params, or from other inputs.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+@trace_options
+def command(
+    graph: str,
+    source: Path,
+    target: Path,
+    settings: tuple[str, ...],
+    as_json: bool,
+    trace: str | None,
+    trace_content: bool,
+    **options: Any,
+) -> int:
+    """Send a file of requests through a graph.
+
+    Each line of --input is a row {"id": …, "input": …}; each finished row is one line of --output, in the order in
+    which they finish. The same command again goes on where the last one was stopped, killed or ran out of budget: rows
+    that are in the output are not run again. Progress goes to standard error, the summary to standard output.
+
+    Exits with 0 if all rows were answered, 1 if some failed, 3 if it stopped early, 130 after Ctrl-C.
+
+    \b
+    Examples:
+      dynflow batch graph.yaml --input questions.jsonl --output answers.jsonl
+      dynflow batch graph.yaml -i questions.jsonl -o answers.jsonl --retry-failed
+      dynflow batch graph.yaml -i questions.jsonl -o answers.jsonl --json | jq .saved_usd
+    """
+    from dynflow.loading import load
+
+    with tracing(trace, trace_content) as file:
+        flow = load(graph, trace=file)
+        report = _run(flow, source, target, params=read_params(settings, flow.params), **options)
+    if report.stopped is not None:
+        click.echo(f"{click.style('stopped:', fg='yellow', bold=True)} {report.stopped}", err=True)
+        click.echo(_how_to_go_on(report), err=True)
+    click.echo(json.dumps({**report.as_dict(), "output": str(target)}) if as_json else summary(report, target))
+    return STOPPED if report.stopped is not None else FAILED_ROWS if report.failed else 0
+
+
+def _run(flow: Flow, source: Path, target: Path, **options: Any) -> Report:
+    """Run what is left, with progress on standard error."""
+    from dynflow.batch_file import BatchRun
+
+    with BatchRun(flow, source, target, **options) as batch:
+        report = batch.report
+        if report.earlier:
+            click.echo(f"{report.earlier:,} of {report.rows:,} rows were finished earlier", err=True)
+        progress = Progress(sys.stderr)
+        try:
+            if report.left:
+                batch.warm_up()
+                asyncio.run(batch.run(progress))
+        except (KeyboardInterrupt, Exception):
+            progress.end()
+            click.echo(_how_to_go_on(report), err=True)
+            raise
+        progress.end()
+    return report
+
+
+def _how_to_go_on(report: Report) -> str:
+    return f"{report.left:,} of {report.rows:,} rows are left; the same command goes on with them"
+
+
+def summary(report: Report, target: Path) -> str:
+    """The figures of a batch for a terminal, a few lines."""
+    lines = [f"{report.finished - report.failed:,} of {report.rows:,} rows answered"]
+    if report.failed:
+        kinds = ", ".join(f"{kind} {rows:,}" for kind, rows in report.errors.most_common())
+        lines[0] += f", {report.failed:,} failed ({kinds})"
+    if report.degraded:
+        lines[0] += f", {report.degraded:,} degraded"
+    lines.append(f"{spent(report)} · {duration(report.seconds)}")
+    shown = report.paths.most_common(_MOST_PATHS)
+    rows = [(f"{count / report.finished:.1%}".rjust(6), " → ".join(path)) for path, count in shown]
+    if len(report.paths) > len(shown):
+        rows.append(("", f"and {len(report.paths) - len(shown)} more paths"))
+    if rows:
+        lines.append(table(rows, "  "))
+    lines.append(f"wrote {target}")
+    return "\n".join(lines)

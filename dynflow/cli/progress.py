@@ -1,0 +1,89 @@
+"""How far a batch is, on standard error: one line that is written over on a terminal, elsewhere a line now and then."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TextIO
+
+from dynflow.cli.terminal import dollars
+
+if TYPE_CHECKING:
+    from dynflow.batch_file import Report
+
+_ON_TERMINAL = 0.1
+_ELSEWHERE = 30.0
+"""Seconds between two lines."""
+_BAR = 20
+_BEGIN_OF_LINE = "\r\x1b[K"
+"""Back to the line's first column, and wipe it."""
+
+
+class Progress:
+    """Tells of a report as it grows, not more often than it can be read."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._terminal = stream.isatty()
+        self._every = _ON_TERMINAL if self._terminal else _ELSEWHERE
+        self._began = self._told = clock()
+
+    def __call__(self, report: Report) -> None:
+        now = self._clock()
+        if now - self._told < self._every:
+            return
+        self._told = now
+        line = progress_line(report, now - self._began)
+        if self._terminal:
+            width = shutil.get_terminal_size().columns - 1
+            self._write(f"{_BEGIN_OF_LINE}{line[:width]}")
+        else:
+            self._write(f"{line}\n")
+
+    def end(self) -> None:
+        """Leave the terminal's line to what comes next."""
+        if self._terminal:
+            self._write(_BEGIN_OF_LINE)
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+def progress_line(report: Report, seconds: float) -> str:
+    """One line: rows, rate, time left, cost and saving so far, failures. `seconds`: since this run began."""
+    share = report.finished / report.rows if report.rows else 1.0
+    full = int(_BAR * share)
+    parts = [f"[{'#' * full}{'-' * (_BAR - full)}] {report.finished:,} of {report.rows:,} rows ({share:.0%})"]
+    here = report.finished - report.earlier
+    if here and seconds > 0:
+        rate = here / seconds
+        parts.append(f"{rate:.3g} rows/s" if rate >= 1 else f"{1 / rate:.3g} s a row")
+        parts.append(f"{duration(report.left / rate)} left")
+    parts.append(spent(report))
+    if report.failed:
+        parts.append(f"{report.failed:,} failed")
+    return " · ".join(parts)
+
+
+def spent(report: Report) -> str:
+    """Cost and saving so far, in words."""
+    cost = f"cost {dollars(report.usd)}"
+    if report.unpriced:
+        cost = f"cost {'at least ' if report.usd else ''}{dollars(report.usd) if report.usd else 'unknown'}"
+    share = report.saved_share
+    if share is None:
+        return cost
+    if share < 0:
+        return f"{cost}, {dollars(-report.saved_usd)} more than the baseline"
+    return f"{cost}, {dollars(report.saved_usd)} saved ({share:.0%})"
+
+
+def duration(seconds: float) -> str:
+    """A time in the units that people use: `45 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60} min"

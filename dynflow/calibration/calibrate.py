@@ -16,13 +16,14 @@ from dynflow.calibration.columns import Floats
 from dynflow.calibration.contamination import without_training_rows
 from dynflow.calibration.evaluate import TUNING_SHARE, Ends, cost_notes, ends_of, failure_notes
 from dynflow.calibration.kept import KeptOutputs
-from dynflow.calibration.outcomes import OutcomeFile
+from dynflow.calibration.outcomes import Fault, OutcomeFile, outcome_error
 from dynflow.calibration.paths import path
 from dynflow.calibration.promises import Kind, Promise, Sample, Tested, last_kept, variables
 from dynflow.calibration.recorded import Bindings
 from dynflow.calibration.replay import Params, Progress, Replay, Walked
 from dynflow.calibration.saved import Calibration
 from dynflow.errors import CalibrationError
+from dynflow.hashes import content_hash
 
 if TYPE_CHECKING:
     from dynflow.flow import Flow
@@ -64,6 +65,8 @@ def calibrate(
     file, trained_on = without_training_rows(flow, file)
     if tuning is None:
         tuning, file = file.split(TUNING_SHARE)
+    else:
+        _check_apart(tuning, file)
     if len(tuning.rows) < FEWEST_TUNING or not file.rows:
         raise CalibrationError(
             f"{len(tuning.rows) + len(file.rows):,} rows are too few to choose settings on one part and test them on "
@@ -72,7 +75,7 @@ def calibrate(
     first = Replay(flow, tuning, bindings, progress, kept)
     ends = ends_of(first, of)
     settings = thinned(path(first, ends.strong))
-    replay = Replay(flow, file, bindings, progress, kept)
+    replay = Replay(flow, file.shuffled(), bindings, progress, kept)  # a sorted file would mislead a gambler
     promise = Promise(kind, target, ends.strong, confidence)
     if not promise.begins_strong:
         settings = settings[::-1]
@@ -105,6 +108,14 @@ def calibrate(
         ends,
         tuple(notes),
     )
+
+
+def _check_apart(tuning: OutcomeFile, file: OutcomeFile) -> None:
+    """Raises `OutcomeError` where rows that choose what is tried would test it too."""
+    known = {content_hash(row.input) for row in tuning.rows}
+    faults = [Fault(row.line, "tuning has this request too") for row in file.rows if content_hash(row.input) in known]
+    if faults:
+        raise outcome_error(file.path, faults)
 
 
 def thinned(settings: list[Params], most: int = _SETTINGS) -> list[Params]:

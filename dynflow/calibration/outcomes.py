@@ -70,6 +70,12 @@ class OutcomeFile:
         """Names of outcomes that any row has, in the order they come up."""
         return tuple(dict.fromkeys(name for row in self.rows for name in row.outcomes))
 
+    def shuffled(self) -> OutcomeFile:
+        """The rows in an order that their ids decide: by chance, and the same each time."""
+        return replace(
+            self, rows=sorted(self.rows, key=lambda row: hashlib.sha256(f"order {row.id}".encode()).digest())
+        )
+
     def split(self, share: float) -> tuple[OutcomeFile, OutcomeFile]:
         """About this share of the rows, and the others. A row's id decides: it is on the same side each time."""
         bound = int(share * 2**32)

@@ -137,6 +137,22 @@ def test_the_order_comes_from_tuning_rows_alone(tmp_path: Path) -> None:
     assert tried[-1][0]["bar"] == 0  # always the reference comes first
 
 
+def test_rows_that_choose_do_not_test(tmp_path: Path) -> None:
+    tuning = file_of(tmp_path, drawn(100, 1)[:50], "tuning.jsonl")
+    with pytest.raises(OutcomeError, match="tuning has this request too") as caught:
+        run(tmp_path, 100, "quality_of", 0.9, 1, tuning=tuning)
+    assert len(caught.value.faults) == 50
+
+
+def test_the_order_of_the_file_does_not_count(tmp_path: Path) -> None:
+    rows = drawn(400)
+    found = [
+        calibrate(flow(), file_of(tmp_path, each), kind="quality_of", target=0.9).calibration.params
+        for each in (rows, sorted(rows, key=lambda row: row["outcomes"]["local"]["quality"]), rows[::-1])
+    ]
+    assert found[0] == found[1] == found[2]
+
+
 def test_the_first_failure_ends_the_sequence() -> None:
     assert last_kept([True, True, False, True]) == 1
     assert last_kept([False, True]) == -1

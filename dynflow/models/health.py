@@ -53,6 +53,17 @@ def forget_all() -> None:
         _of_objects.clear()
 
 
+def _after_fork() -> None:
+    """A forked child learns anew; a lock that another thread of its parent held would never open."""
+    global _lock
+    _lock = threading.Lock()
+    forget_all()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _forget(number: int) -> None:
     _of_objects.pop(number, None)  # no lock: Python may collect garbage while this thread holds it
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -505,9 +509,6 @@ async def test_an_outage_does_not_multiply_its_load() -> None:
 
 
 def test_a_loaded_graph_needs_no_tenacity() -> None:
-    import subprocess
-    import sys
-
     program = """
 import sys, dynflow
 dynflow.loads('''
@@ -519,3 +520,37 @@ edges: [{from: start, to: a}, {from: a, to: end}]
 sys.exit('tenacity' in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_the_page_on_retries_has_the_numbers_of_the_code() -> None:
+    from dynflow.models import attempts, breaker, retries
+    from dynflow.models.retry_budget import RetryBudget
+
+    page = " ".join((Path(__file__).parents[2] / "docs" / "retries.md").read_text().split())
+    budget = RetryBudget()
+    for says in (
+        f"{attempts.RETRIES} by default, 10 at most",
+        f"to {retries.LONGEST_BACKOFF:g} seconds",
+        f"more than {retries.LONGEST_RETRY_AFTER:g} seconds",
+        f"After {breaker.FAILURES} failures in a row",
+        f"After {breaker.COOL_DOWN:g} seconds it is half open",
+        f"{breaker.LONGEST_COOL_DOWN:g} seconds at most",
+    ):
+        assert says in page
+    assert sum(budget.take() for _ in range(20)) == 10
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_is_not_held_up() -> None:
+    program = """
+import os, sys
+from dynflow.models import health
+from dynflow.testing import FakeChat
+with health._lock:
+    child = os.fork()
+    if child == 0:
+        health.health_of(FakeChat())
+        os._exit(7)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 7

@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from langchain_core.messages import HumanMessage
+
 from dynflow import Flow, StreamInterrupted
 from dynflow.errors import failure_kind
 from dynflow.node import add_up
+from dynflow.prompt_size import PromptSize
 from dynflow.request import estimate_tokens
 from tests.faults.server import CUT_AFTER, TOKENS, WORDS, FaultServer
 from tests.flow.recorder import Recorder
@@ -100,11 +103,11 @@ class Expected:
     @property
     def usd(self) -> float:
         """In all, with the fallback's answer."""
-        prompt = estimate_tokens(QUESTION)
+        prompt = PromptSize([HumanMessage(QUESTION)])
         each = {
             "nothing": 0.0,
-            "the reservation": prompt * INPUT_USD + MAX_TOKENS * OUTPUT_USD,
-            "prompt and received words": prompt * INPUT_USD + _RECEIVED * OUTPUT_USD,
+            "the reservation": prompt.most * INPUT_USD + MAX_TOKENS * OUTPUT_USD,
+            "prompt and received words": prompt.tokens * INPUT_USD + _RECEIVED * OUTPUT_USD,
             "the usage told": _ANSWER_USD,
         }[self.bill]
         return self.hits * each + (_ANSWER_USD if self.outcome == "fallback" else 0.0)

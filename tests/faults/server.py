@@ -213,7 +213,7 @@ async def slow_drip(exchange: Exchange) -> None:
     await exchange.head(length=sum(map(len, exchange.parts)))
     for byte in b"".join(exchange.parts):
         await exchange.send(bytes([byte]))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
 
 
 async def malformed(exchange: Exchange) -> None:

@@ -63,6 +63,13 @@ class Watched:
         await asyncio.sleep(0.1)
 
     async def check(self, since: float, usd: float | None, requests: int = 1) -> None:
+        """As `_check`; whatever comes of it, the next test finds nothing of this one."""
+        try:
+            await self._check(since, usd, requests)
+        finally:
+            self.flow.close()
+
+    async def _check(self, since: float, usd: float | None, requests: int) -> None:
         """The connections were closed in time after `since`; nothing is left; so much was spent (None: no matter)."""
         server, fault = self.server, self.fault
         await settled(lambda: len(server.left.get(fault, ())) - self.left == requests)

@@ -14,6 +14,7 @@ from langchain_core.runnables import Runnable
 from pydantic import Field
 
 from dynflow.answers import Classification
+from dynflow.call_options import SAMPLING, sampling, with_tools
 from dynflow.closing import aclosing
 from dynflow.errors import NodeFailed, RefusedByModel
 from dynflow.language.references import Reference
@@ -26,7 +27,6 @@ from dynflow.node import AnswerType, BuildScope, Call, Finding, ModelName, NodeO
 from dynflow.prompt_size import PromptSize
 from dynflow.request import estimate_tokens
 
-_SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "seed")
 _MOST_SCHEMA_VALUES = 1_000
 _REFUSED = frozenset({"content_filter", "refusal", "SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST"})
 """Finish reasons of an answer that was withheld, or broken off, for what it said."""
@@ -117,20 +117,23 @@ class Chat(RunnableNode):
         from dynflow.models.attempts import Attempts  # it brings tenacity, which a graph that only loads does not need
 
         options = call.options
-        messages = _messages(call)
-        instruction = _instruction(options)
-        system = "\n\n".join(part for part in (options.system, instruction) if part)
-        if system:
-            messages = [SystemMessage(system), *messages]
+        plain = not (options.labels or options.output)
+        asked = call.call_options if plain else {}
         settings = self.resources.model_settings(options.model)
-        given = {name: getattr(options, name) for name in _SAMPLING if getattr(options, name) is not None}
+        given = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
+        given = sampling(given, asked, settings.max_tokens if isinstance(settings.max_tokens, int) else None)
         if options.logprobs:
             given["logprobs"] = True
-        if options.output and settings.provider in _TAKES_RESPONSE_FORMAT:
-            schema = {"name": "answer", "schema": options.output}
-            given["response_format"] = {"type": "json_schema", "json_schema": schema}
+        format, instruction = _format(settings.provider, options, asked.get("response_format"))
+        given.update(format)
+        system = "\n\n".join(part for part in (options.system, instruction) if part)
+        messages = _with_system(system, _messages(call))
         model = self.resources.chat_model(options.model)
-        return Attempts(call, options.model, model, settings, PromptSize(messages, given), given), messages
+        bound = with_tools(model, asked)
+        if bound is None and "ls_structured_output_format" in asked:
+            given["ls_structured_output_format"] = asked["ls_structured_output_format"]
+        prompt = PromptSize(messages, {**asked, **given})
+        return Attempts(call, options.model, model, settings, prompt, given, bound), messages
 
     def finish(self, call: Call, result: Any) -> Output:
         options = call.options
@@ -220,12 +223,33 @@ def _values(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from _values(item)
 
 
-def _instruction(options: Any) -> str | None:
+def _with_system(system: str, messages: list[BaseMessage]) -> list[BaseMessage]:
+    """The messages after a system message; one that stands first already is joined, for many models take but one."""
+    if not system:
+        return messages
+    if messages and isinstance(messages[0], SystemMessage) and isinstance(messages[0].content, str):
+        return [SystemMessage(f"{system}\n\n{messages[0].content}"), *messages[1:]]
+    return [SystemMessage(system), *messages]
+
+
+def _format(provider: str, options: Any, asked: Mapping[str, Any] | None) -> tuple[dict[str, Any], str | None]:
+    """How the model is told which form the answer has: call options where its server binds it to one, and words.
+
+    `asked` is the caller's `response_format`, in the OpenAI protocol's words.
+    """
     if options.labels:
-        return f"Answer with exactly one of these labels and nothing else: {', '.join(options.labels)}."
+        return {}, f"Answer with exactly one of these labels and nothing else: {', '.join(options.labels)}."
     if options.output:
-        return f"Answer with one JSON object that fits this JSON schema and nothing else: {json.dumps(options.output)}"
-    return None
+        asked = {"type": "json_schema", "json_schema": {"name": "answer", "schema": options.output}}
+    if asked is None:
+        return {}, None
+    schema = (asked.get("json_schema") or {}).get("schema")
+    words = "Answer with one JSON object and nothing else."
+    if schema is not None:
+        words = f"Answer with one JSON object that fits this JSON schema and nothing else: {json.dumps(schema)}"
+    if provider == "ollama":
+        return {"format": schema or "json"}, words
+    return {"response_format": asked} if provider in _TAKES_RESPONSE_FORMAT else {}, words
 
 
 def _whole(result: Any) -> AIMessage:

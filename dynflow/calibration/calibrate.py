@@ -14,6 +14,7 @@ import numpy as np
 from dynflow.calibration import curves
 from dynflow.calibration.columns import Floats
 from dynflow.calibration.contamination import without_training_rows
+from dynflow.calibration.drift import spread
 from dynflow.calibration.evaluate import TUNING_SHARE, Ends, cost_notes, ends_of, failure_notes
 from dynflow.calibration.kept import KeptOutputs
 from dynflow.calibration.outcomes import Fault, OutcomeFile, outcome_error
@@ -101,6 +102,7 @@ def calibrate(
             trained_on=trained_on,
             bound=_bound(promise, tested, chosen),
             expected=_expected(replay, walked, ends, chosen),
+            signals=spread(replay.measured(settings[chosen])),
             data_sha256=file.sha256,
             made=datetime.now(UTC).isoformat(timespec="seconds"),
             dynflow=version("dynflow"),

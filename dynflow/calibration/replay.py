@@ -173,6 +173,21 @@ class Replay:
         walk.walked()
         return [walk.different(term) for term in terms]
 
+    def measured(self, setting: Params) -> dict[str, Floats]:
+        """Numbers [of the requests that come by] that signals give and conditions read, by `node.port`."""
+        walk = _Walk(self, [{**self.defaults, **setting}])
+        walk.walked()
+        ports = {port for ways in self.graph.ways.values() for way in ways for port in way.reads}
+        found: dict[str, Floats] = {}
+        for port in ports:
+            if port.owner in walk.nodes and port.owner not in self.recorded.nodes and len(port.path) == 1:
+                column = walk.nodes[port.owner].column(port.path[0], walk.reached[port.owner])
+                if column.numeric:
+                    found[f"{port.owner}.{port.path[0]}"] = np.broadcast_to(column.values, column.known.shape)[
+                        column.known
+                    ]
+        return found
+
     def _closed_nodes(self) -> Mapping[str, Flags]:
         """Nodes that some requests cannot go to, with these requests [n]."""
         closed: dict[str, Flags] = {}

@@ -36,6 +36,9 @@ class Calibration:
     """`method`, `of` (what was bounded), `value`, and its `limit`, which it had to reach."""
     expected: Mapping[str, Any]
     """`quality`, `usd`, `strong_share` with intervals, and the `reference`'s, on the rows that it was tested on."""
+    signals: Mapping[str, Any]
+    """How the numbers that decide were spread over these rows: by `node.port`, `n`, and `shares`: values, each with the
+    share of requests that had less, and of those that had no more."""
     data_sha256: str
     made: str
     """Date and time, ISO 8601, UTC."""

@@ -27,7 +27,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Text for people, JSON for programs, annotations for GitHub Actions.",
 )
-def command(files: tuple[str, ...], form: str) -> None:
+@click.option(
+    "--traces",
+    metavar="FILE",
+    shell_complete=complete_file,
+    help="Records of requests (`--trace`): warn where their scores are not like those calibrated on.",
+)
+def command(files: tuple[str, ...], form: str, traces: str | None) -> None:
     """Find every fault of graph files, without loading a model.
 
     Exits with 1 if a file has errors; warnings alone are fine. For a file without errors it says how many nodes it
@@ -41,7 +47,7 @@ def command(files: tuple[str, ...], form: str) -> None:
       dynflow check graphs/*.yaml --format github
       dynflow check graph.yaml --format json | jq '.files[].problems[].code'
     """
-    results = [(file, *_check(file)) for file in files]
+    results = [(file, *_check(file, traces)) for file in files]
     good = all(graph is not None for _, _, graph, _ in results)
     if form == "json":
         shown = [
@@ -67,7 +73,7 @@ def command(files: tuple[str, ...], form: str) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _check(file: str) -> tuple[list[Problem], CheckedGraph | None, Calibration | None]:
+def _check(file: str, traces: str | None) -> tuple[list[Problem], CheckedGraph | None, Calibration | None]:
     from dynflow.calibration.saved import path_for
     from dynflow.compile import check_text, read_graph_file
     from dynflow.errors import GraphError
@@ -83,6 +89,14 @@ def _check(file: str) -> tuple[list[Problem], CheckedGraph | None, Calibration |
     from dynflow.loading import load
 
     flow = load(path)
+    if traces is not None and flow.calibration is not None:
+        from dynflow.calibration.drift import drift
+        from dynflow.trace_file import read_trace
+
+        records = [record for _, record in read_trace(traces) if not isinstance(record, str)]
+        for found in drift(flow.calibration, records):
+            if found.drifted:
+                flow.checked.source.report("drift", str(found), ("params",), key=True, severity="warning")
     return flow.warnings, graph, flow.calibration  # what is wrong with the calibration is among the warnings
 
 

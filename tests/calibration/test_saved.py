@@ -53,6 +53,7 @@ def calibrate(graph: Path, **changes: Any) -> Path:
         "trained_on": 0,
         "bound": {},
         "expected": {},
+        "signals": {},
         "data_sha256": "0" * 64,
         "made": "2026-01-01T00:00:00+00:00",
         "dynflow": "0.1.0",

@@ -69,3 +69,24 @@ def test_check_warns_of_one_that_is_out_of_date(invoke: Invoke, write: Write, tm
     assert "calibrate again" in result.stdout
     found = json.loads(invoke("check", graph, "--format", "json").stdout)
     assert [problem["code"] for problem in found["files"][0]["problems"]] == ["calibration"]
+
+
+def test_check_warns_of_requests_that_are_not_like_those_calibrated_on(
+    invoke: Invoke, write: Write, tmp_path: Path
+) -> None:
+    text = GRAPH.replace("nodes:\n", "nodes:\n  difficulty: {type: difficulty_classifier, estimator: surface}\n")
+    old = "from: start, to: brief, when: input.tokens < params.short_below"
+    assert old in text
+    text = text.replace(old, "from: start, to: difficulty")
+    old = "{from: start, to: thorough}"
+    new = "{from: difficulty, to: brief, when: 100 * difficulty.score < params.short_below}"
+    text = text.replace(old, f"{new}\n  - {{from: difficulty, to: thorough}}")
+    graph, file = write("g.yaml", text), write_rows(tmp_path / "o.jsonl", outcomes())
+    assert invoke("calibrate", graph, "--outcomes", file, "--quality", "0.8").exit_code == 0
+    for name, prompts in (("same", [row["prompt"] for row in outcomes(120)]), ("other", ["Prove that 2 > 1."] * 120)):
+        traces = tmp_path / f"{name}.jsonl"
+        for prompt in prompts:
+            dynflow.load(graph, trace=traces).invoke(prompt)
+        result = invoke("check", graph, "--traces", str(traces))
+        assert result.exit_code == 0
+        assert ("warning[drift]: difficulty.score of 120 new requests" in result.stdout) == (name == "other")

@@ -1,0 +1,90 @@
+"""Whether new requests are still like those that a graph was calibrated on: told from their scores, without labels."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dynflow.calibration.saved import Calibration
+
+if TYPE_CHECKING:
+    from dynflow.calibration.columns import Floats
+
+_POINTS = 51
+_CHANCE = 0.01
+"""How often requests that are drawn alike are told to have drifted, over all numbers together."""
+FEWEST = 50
+"""Fewer new requests than this say nothing."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a number's spread over new requests is from what it was."""
+
+    port: str
+    requests: int
+    distance: float
+    """The greatest difference of the shares of requests that have no more than some value (Kolmogorov-Smirnov)."""
+    limit: float
+    """What it stays below by chance, 99 times of 100."""
+
+    @property
+    def drifted(self) -> bool:
+        """Whether chance does not explain it."""
+        return self.distance > self.limit
+
+    def __str__(self) -> str:
+        told = f"its spread is {self.distance:.3f} away, by chance at most {self.limit:.3f}"
+        return (
+            f"{self.port} of {self.requests:,} new requests is not like that of the requests calibrated on ({told}): "
+            "what was promised may not hold for them; calibrate again, on requests like these"
+        )
+
+
+def spread(measured: Mapping[str, Floats]) -> dict[str, Any]:
+    """What a calibration file keeps of the numbers that decide."""
+    import numpy as np
+
+    found: dict[str, Any] = {}
+    for port, values in sorted(measured.items()):
+        if len(values):
+            points = np.unique(np.quantile(values, np.linspace(0, 1, _POINTS), method="lower"))
+            shares = [
+                [float(point), float((values < point).mean()), float((values <= point).mean())] for point in points
+            ]
+            found[port] = {"n": len(values), "shares": shares}
+    return found
+
+
+def drift(calibration: Calibration, records: Iterable[Mapping[str, Any]]) -> list[Drift]:
+    """How each number that decides is spread over recorded requests (trace records), against the calibration's.
+
+    Records of other graphs are passed over, and so are numbers that fewer than 50 of them have. The limit is the
+    two-sample Kolmogorov-Smirnov test's (Smirnov 1948), its level shared among the numbers.
+    """
+    seen: dict[str, list[float]] = {port: [] for port in calibration.signals}
+    for record in records:
+        if record.get("graph_hash") != calibration.graph_hash:
+            continue
+        for node in record.get("nodes", ()):
+            for name, value in node["values"].items():
+                values = seen.get(f"{node['node']}.{name}")
+                if values is not None and isinstance(value, int | float):
+                    values.append(float(value))
+    told = {port: sorted(values) for port, values in seen.items() if len(values) >= FEWEST}
+    found = []
+    for port, values in told.items():
+        kept = calibration.signals[port]
+        distance = max(
+            max(
+                abs(bisect.bisect_left(values, point) / len(values) - less),
+                abs(bisect.bisect_right(values, point) / len(values) - at_most),
+            )
+            for point, less, at_most in kept["shares"]
+        )
+        size = kept["n"] * len(values) / (kept["n"] + len(values))
+        found.append(Drift(port, len(values), distance, math.sqrt(-math.log(_CHANCE / len(told) / 2) / 2 / size)))
+    return found

@@ -109,6 +109,8 @@ CODES: dict[str, str] = {
     "or use it as a runnable.",
     "calibration": "The calibration file beside the graph was made for another graph, or is damaged, and is not "
     "applied. Calibrate again, or delete it.",
+    "drift": "New requests score otherwise than those that the graph was calibrated on: the promise may not hold for "
+    "them. Calibrate again, on requests like these.",
     "unused": "A model, param or placeholder is declared and never read. Remove it, or use it.",
 }
 """Code → what is wrong, then how to mend it."""

@@ -87,6 +87,7 @@ def test_every_code_is_explained_and_covered() -> None:
         "no_file": "no file: test_no_file",
         "unknown_runnable": "needs the host: test_unknown_runnable",
         "broken_type": "needs a broken package: test_broken_type",
+        "drift": "needs traces: tests/cli/test_calibrate.py",
         "calibration": "needs a calibration file: tests/calibration/test_saved.py",
     }
     covered = {code for file in FILES for _, code, _, _ in expected(file)}

@@ -131,7 +131,8 @@ def test_a_stream_that_is_closed_closes_its_connection(server: FaultServer, make
 @pytest.mark.parametrize("style", ["invoke", "ainvoke", "stream", "astream"])
 def test_the_time_limit_is_for_the_whole_call(server: FaultServer, make: Make, fault: str, style: str) -> None:
     """A server that sends something now and then would never meet a limit on its silence."""
-    model = make(fault, timeout="300ms")
+    limit = 0.3 * slowness()
+    model = make(fault, timeout=f"{limit:.3f}s")
 
     async def astream() -> None:
         async for _ in model.astream("hi"):
@@ -144,12 +145,12 @@ def test_the_time_limit_is_for_the_whole_call(server: FaultServer, make: Make, f
         "astream": lambda: asyncio.run(astream()),
     }
     began = time.monotonic()
-    with pytest.raises(lc.ModelTimeoutError, match=r"0\.3 s"):
+    with pytest.raises(lc.ModelTimeoutError, match=r"did not finish within \d"):
         ways[style]()
     ended = time.monotonic()
-    assert 0.3 <= ended - began < 0.3 + 0.25 * slowness()
-    wait_until(lambda: server.open == 0)
-    assert server.left[fault][0] - began < 0.3 + CLOSED_WITHIN * slowness()
+    assert limit - 0.01 <= ended - began < limit + 0.25 * slowness()
+    wait_until(lambda: bool(server.left.get(fault)) and server.open == 0)
+    assert server.left[fault][0] - ended < CLOSED_WITHIN * slowness()
 
 
 @pytest.mark.parametrize("fault", ["stall", "stall_midway"])
@@ -178,7 +179,7 @@ def test_a_thread_that_nobody_waits_for_hangs_up(server: FaultServer, make: Make
     given_up.set()
     left = time.monotonic()
     assert isinstance(raised.get(timeout=5), GivenUp)
-    wait_until(lambda: server.open == 0)
+    wait_until(lambda: bool(server.left.get(fault)) and server.open == 0)
     assert server.left[fault][0] - left < CLOSED_WITHIN * slowness()
     thread.join()
 

@@ -15,6 +15,8 @@ from dynflow.errors import BatchFileError
 
 _BEGINNING = b'{"id": '
 """How each line begins that a batch wrote."""
+_KEYS = frozenset({"id", "key", "path", "degraded", "usd", "saved_usd", "error"})
+"""What is read of a line when a batch is taken up again."""
 _BLOCK = 1 << 16
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
 
@@ -120,7 +122,7 @@ class OutputFile:
             row = json.loads(line)
         except ValueError:
             row = None
-        if not isinstance(row, dict) or not {"id", "key", "error"} <= row.keys():
+        if not (isinstance(row, dict) and row.keys() >= _KEYS and _is_error(row["error"])):
             raise BatchFileError(
                 f"{self.path}:{number}: no row that a batch wrote: give another --output, or remove the line"
             )
@@ -133,6 +135,10 @@ def _line(row: Mapping[str, Any]) -> bytes:
         return f"{text}\n".encode()
     except UnicodeEncodeError:  # half of a surrogate pair: UTF-8 has none, JSON can escape it
         return f"{json.dumps(row, allow_nan=False, default=str)}\n".encode()
+
+
+def _is_error(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and "kind" in value)
 
 
 def _open_alone(path: Path) -> int:

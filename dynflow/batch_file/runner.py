@@ -24,6 +24,7 @@ from dynflow.errors import (
     MissingDependency,
     MissingEnvironment,
     MissingModel,
+    Overloaded,
     failure_kind,
 )
 from dynflow.hashes import content_hash
@@ -39,8 +40,10 @@ CONCURRENCY = 8
 """Rows under way at once, where nobody says otherwise."""
 _HOPELESS = (MissingDependency, MissingEnvironment, MissingModel, ModelAuthenticationError)
 """Failures that no row is to blame for, and that every row would have."""
+_PASSING = (CircuitOpen, Overloaded)
+"""Failures that no row is to blame for, and that pass."""
 _PATIENCE = 600.0
-"""Seconds that a row waits for a model whose circuit breaker is open."""
+"""Seconds that a row waits for them to pass."""
 _SHORTEST_WAIT = 0.5
 _SYNC_EVERY = 1.0
 """Seconds between the moments at which the disk is asked to keep what was written."""
@@ -184,11 +187,12 @@ class BatchRun:
         while True:
             try:
                 return await self._try(row, began)
-            except CircuitOpen as error:
+            except _PASSING as error:
                 if time.perf_counter() - began > _PATIENCE:
                     self._stop(error)
+                if self.report.stopped is not None:
                     return None
-                await asyncio.sleep(max(error.retry_after, _SHORTEST_WAIT))
+                await asyncio.sleep(max(getattr(error, "retry_after", 0.0), _SHORTEST_WAIT))
             except BudgetExceeded:
                 self._refused.append(row)
                 return None
@@ -209,7 +213,7 @@ class BatchRun:
             day_spent = isinstance(error, BudgetExceeded) and error.limit == "usd_per_day"
             if day_spent and self._alone:
                 self._stop(error)
-            if day_spent or isinstance(error, (CircuitOpen, *_HOPELESS)):
+            if day_spent or isinstance(error, (*_PASSING, *_HOPELESS)):
                 self._paid[row.line] = self._paid.get(row.line, 0.0) + (ledger.usd or 0.0)
                 raise
             failure = {"kind": failure_kind(error), "message": _told(error)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 from dynflow.cli.terminal import dollars
@@ -23,10 +24,10 @@ _BEGIN_OF_LINE = "\r\x1b[K"
 class Progress:
     """Tells of a report as it grows, not more often than it can be read."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stream: TextIO | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
         self._clock = clock
-        self._terminal = stream.isatty()
+        self._terminal = stream is not None and stream.isatty()
         self._every = _ON_TERMINAL if self._terminal else _ELSEWHERE
         self._began = self._told = clock()
 
@@ -48,8 +49,11 @@ class Progress:
             self._write(_BEGIN_OF_LINE)
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        if self._stream is None:
+            return
+        with suppress(OSError):  # that nobody reads it is no reason to stop
+            self._stream.write(text)
+            self._stream.flush()
 
 
 def progress_line(report: Report, seconds: float) -> str:

@@ -17,7 +17,8 @@ from dynflow.errors import BatchFileError
 
 
 def row(id: Any, **more: Any) -> dict[str, Any]:
-    return {"id": id, "key": "k", "output": "x", "error": None, **more}
+    same = {"path": ["start", "end"], "degraded": False, "usd": 0.0, "saved_usd": None, "error": None}
+    return {"id": id, "key": "k", "output": "x", **same, **more}
 
 
 def ids(path: Path) -> list[Any]:
@@ -71,13 +72,17 @@ def test_zeros_that_a_lost_power_leaves(path):
     assert ids(path) == [1]
 
 
+GOOD = json.dumps(row(1)).encode()
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"my diary", "its last line is no row that a batch wrote"),
         (b"my diary\n", ":1: no row that a batch wrote"),
-        (b'{"id": 1, "key": "k", "error": null}\n{"id": 2}\n', ":2: no row that a batch wrote"),
-        (b'{"id": 1, "key": "k", "error": null}\n[1]\n{"i', ":2: no row that a batch wrote"),
+        (GOOD + b'\n{"id": 2}\n', ":2: no row that a batch wrote"),
+        (GOOD + b'\n[1]\n{"i', ":2: no row that a batch wrote"),
+        (GOOD.replace(b"null}", b'"timeout"}') + b"\n", ":1: no row that a batch wrote"),
     ],
 )
 def test_a_file_that_is_no_batchs_stays_as_it_is(path, content, words):

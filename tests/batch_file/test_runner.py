@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from langchain_core.exceptions import ModelAuthenticationError, ModelPermissionDeniedError, ModelRateLimitError
 
-from dynflow import Flow, MissingEnvironment, load, loads
+from dynflow import Flow, MissingEnvironment, Overloaded, load, loads
 from dynflow.batch_file import BatchRun, Report, runner
 from dynflow.errors import BatchFileError
 from dynflow.models.failures import CircuitOpen
@@ -312,11 +312,12 @@ class Outage(FakeChat):
     """Out of service for so many calls."""
 
     calls_left: int = 0
+    error: Any = CircuitOpen("large", 0.01)
 
     async def _agenerate(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
         if self.calls_left > 0:
             self.calls_left -= 1
-            raise CircuitOpen("large", 0.01)
+            raise self.error
         return await super()._agenerate(messages, *args, **kwargs)
 
 
@@ -335,10 +336,11 @@ edges:
 """
 
 
-async def test_a_model_that_is_out_of_service_is_waited_for(files, monkeypatch):
+@pytest.mark.parametrize("error", [CircuitOpen("large", 0.01), Overloaded("its queue is full")])
+async def test_a_model_that_is_out_of_service_is_waited_for(files, monkeypatch, error):
     monkeypatch.setattr(runner, "_SHORTEST_WAIT", 0.01)
     files.write([HARD] * 4)
-    models = {"small": FakeChat(replies=["draft"]), "large": Outage(replies=["long"], calls_left=6)}
+    models = {"small": FakeChat(replies=["draft"]), "large": Outage(replies=["long"], calls_left=6, error=error)}
     report = await files.run(loads(TWO_STEPS, models=models), concurrency=2)
     assert (report.finished, report.failed, report.stopped) == (4, 0, None)
     # Each try paid for a draft: six came to nothing.
@@ -355,6 +357,15 @@ async def test_but_not_for_ever(files, monkeypatch):
     assert report.stopped is not None
     assert "the model 'large' is not called: its last calls failed" in report.stopped
     assert (report.finished, report.failed, files.rows()) == (0, 0, [])
+
+
+async def test_who_waits_hears_that_the_batch_has_stopped(files):
+    key = ModelAuthenticationError("no such key")
+    files.write([EASY, HARD, HARD])
+    stopping = flow(small=Outage(calls_left=10**9), large=FakeChat(fail_with=key))
+    report = await asyncio.wait_for(files.run(stopping, concurrency=2), 60)
+    assert report.stopped is not None
+    assert "no such key" in report.stopped
 
 
 async def test_a_row_of_a_sub_graph_is_charged_once(files, tmp_path):

@@ -233,3 +233,25 @@ def test_a_log_gets_a_line_now_and_then():
     progress.end()
     assert len(log.getvalue().splitlines()) == 3
     assert "\r" not in log.getvalue()
+
+
+class Broken(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("stream", [None, Broken()])
+def test_progress_that_nobody_reads(stream):
+    now = [0.0]
+    progress = Progress(stream, lambda: now[0])
+    now[0] = 100.0
+    progress(report())
+    progress.end()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell")
+def test_without_standard_error(canned, source, target):
+    command = f"{sys.executable} -m dynflow batch {canned} -i {source} -o {target} --json 2>&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["finished"] == 2

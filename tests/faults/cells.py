@@ -34,7 +34,7 @@ RETRIES = 1
 MAX_TOKENS = 100
 DEADLINE = 10.0
 """Seconds that a request has where nothing is silent."""
-PATIENCE = 0.3
+PATIENCE = 0.4
 """Seconds that a silent upstream gets, on a machine that is not slow."""
 INPUT_USD, OUTPUT_USD = 1e-6, 2e-6
 """Per token."""

@@ -16,7 +16,7 @@ Record = Mapping[str, Any]
 
 def render_record(record: Record) -> str:
     """The record for a terminal, a few lines."""
-    return "\n".join([*_walk_lines(record), bill(record["ledger"])])
+    return "\n".join([*_walk_lines(record), bill(record["ledger"], record["degraded"])])
 
 
 def _walk_lines(record: Record, indent: str = "") -> Iterator[str]:
@@ -62,8 +62,11 @@ def _degraded_lines(record: Record) -> Iterator[str]:
         yield f"  {node['node']} ({node['error']}): {node['message']}"
 
 
-def bill(ledger: Mapping[str, Any]) -> str:
-    """Tokens, time, cost, and what always taking the baseline would have cost."""
+def bill(ledger: Mapping[str, Any], degraded: bool = False) -> str:
+    """Tokens, time, cost, and what always taking the baseline would have cost.
+
+    A degraded answer is cheap because it is not what was wanted: no saving is claimed for it.
+    """
     tokens = ledger["tokens"]
     parts = [f"{tokens['input']:,} tokens in, {tokens['output']:,} out", f"{ledger['seconds']:.1f} s"]
     usd = ledger["usd"]
@@ -74,11 +77,11 @@ def bill(ledger: Mapping[str, Any]) -> str:
     else:
         parts.append(f"cost {dollars(usd)}")
     if ledger["baseline"] is not None:
-        parts.append(_saving(ledger))
+        parts.append(_saving(ledger, degraded))
     return " · ".join(parts)
 
 
-def _saving(ledger: Mapping[str, Any]) -> str:
+def _saving(ledger: Mapping[str, Any], degraded: bool) -> str:
     usd, baseline, baseline_usd = ledger["usd"], ledger["baseline"], ledger["baseline_usd"]
     if baseline_usd is None:
         return f"cost of {baseline} alone unknown"
@@ -91,4 +94,6 @@ def _saving(ledger: Mapping[str, Any]) -> str:
     percent = 100 * (baseline_usd - usd) / baseline_usd
     if abs(percent) < 0.05:
         return f"{alone}: nothing saved"
+    if percent > 0 and degraded:
+        return f"{alone}, for an answer that is not degraded"
     return f"{alone}: {percent:.3g} % saved" if percent > 0 else f"{alone}: {-percent:.3g} % more spent"

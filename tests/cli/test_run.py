@@ -198,6 +198,15 @@ def test_a_missing_model_names_the_way_to_it(invoke, write):
     assert "there is no model file" in result.stderr
 
 
+def test_no_saving_is_claimed_for_a_degraded_answer():
+    tokens = {"input": 10, "output": 5}
+    ledger = {"usd": 0.0, "seconds": 1.0, "tokens": tokens, "baseline": "cloud", "baseline_usd": 0.002, "nodes": []}
+    assert bill(ledger).endswith("cloud alone would cost about $0.002: 100 % saved")
+    words = "cost $0 · cloud alone would cost about $0.002, for an answer that is not degraded"
+    assert bill(ledger, degraded=True).endswith(words)
+    assert bill({**ledger, "usd": 0.004}, degraded=True).endswith("100 % more spent")
+
+
 def test_the_bill_says_what_is_not_known():
     ledger = {
         "usd": None,

@@ -74,7 +74,8 @@ def test_an_outcome_in_doubt_is_billed_in_full() -> None:
 
 def test_flows_of_one_file_share_the_days_allowance(tmp_path: Path) -> None:
     file = tmp_path / "day.yaml"
-    text = ONE_CHAT.replace("usd_per_day: 5", f"usd_per_day: {(PROMPT + 2) / 1e6:f}").replace("host,", "host, max_tokens: 1,")
+    limit = f"usd_per_day: {(PROMPT + 2) / 1e6:f}"
+    text = ONE_CHAT.replace("usd_per_day: 5", limit).replace("host,", "host, max_tokens: 1,")
     file.write_text(text)
     answers = [load(file, models={"m": FakeChat(replies=["x"])}).run("q").trace.answer for _ in range(3)]
     assert answers == ["a", "sorry", "sorry"]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from langchain_core.exceptions import ModelRateLimitError, ModelTimeoutError
 from langchain_core.messages import HumanMessage
 
-from dynflow import BudgetExceeded, Flow, loads
+from dynflow import BudgetExceeded, Flow, ParamError, load, loads
+from dynflow.compile import check_text
+from dynflow.models.settings import Price
 from dynflow.prompt_size import PromptSize
 from dynflow.testing import FakeChat
 
@@ -177,6 +181,101 @@ limits: {usd_per_request: 0.001}
         flow.run("x")
     with pytest.raises(BudgetExceeded):
         await flow.arun("x")
+
+
+SHARED = f"""
+version: 1
+{MODELS}
+nodes:
+  cloud: {{type: chat, model: large}}
+  local: {{type: chat, model: small}}
+edges:
+  - {{from: start, to: local, when: "input.text == 'easy' or budget.baseline_left < 1"}}
+  - {{from: start, to: cloud}}
+  - {{from: cloud, to: local, when: "cloud.error == 'budget'"}}
+  - {{from: cloud, to: end}}
+  - {{from: local, to: end}}
+baseline: cloud
+limits: {{baseline_share: 0.1}}
+"""
+
+
+def shared(text: str = SHARED) -> Flow:
+    return loads(text, models={"small": FakeChat(replies=["small"]), "large": FakeChat(replies=["large"])})
+
+
+async def test_a_caller_has_his_share_of_the_baseline() -> None:
+    flow = shared()
+    alice, bob = ({"configurable": {"caller": name}} for name in ("alice", "bob"))
+    assert [flow.invoke("hard", alice).text for _ in range(3)] == ["large", "large", "small"]
+    assert [flow.invoke("hard", bob).text, flow.invoke("hard").text] == ["large", "large"]
+    assert (await flow.ainvoke("hard", alice)).text == "small"
+    for _ in range(26):
+        flow.invoke("easy", alice)
+    assert [flow.invoke("hard", alice).text for _ in range(2)] == ["large", "small"]  # the third of now 31 requests
+    assert flow.batch(["hard"] * 2, [bob, bob])[1].text == "small"
+
+
+def test_beyond_his_share_the_baseline_fails_before_anything_is_sent() -> None:
+    flow = shared(SHARED.replace(" or budget.baseline_left < 1", ""))
+    results = [flow.run("hard") for _ in range(3)]
+    assert [result.trace.path[-2] for result in results] == ["cloud", "cloud", "local"]
+    assert "limits.baseline_share" in str(results[2].trace.as_dict()["nodes"][0]["message"])
+    assert len(flow.models["large"].calls) == 2
+
+
+def test_a_caller_is_named_by_a_text() -> None:
+    with pytest.raises(ParamError, match=r"configurable.caller names who asks, as a text; not int"):
+        shared().invoke("hard", {"configurable": {"caller": 7}})
+    assert one(FakeChat()).invoke("x", {"configurable": {"caller": 7}}).text == "ok"  # no share, no caller
+
+
+def test_the_share_is_counted_for_all_flows_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "shared.yaml"
+    file.write_text(SHARED)
+    models = {"small": FakeChat(replies=["small"]), "large": FakeChat(replies=["large"])}
+    assert [load(file, models=models).invoke("hard").text for _ in range(3)] == ["large", "large", "small"]
+
+
+async def test_a_graph_turns_cheap_as_money_runs_out() -> None:
+    text = SHARED.replace("budget.baseline_left < 1", "budget.day_left_usd < 0.02").replace(
+        "baseline_share: 0.1", "usd_per_day: 0.04"
+    )
+    flow = loads(text, models={"small": FakeChat(), "large": FakeChat(replies=["word " * 100])})
+    assert [(await flow.arun("hard")).trace.answer for _ in range(4)] == ["cloud", "cloud", "local", "local"]
+
+
+async def test_time_to_the_first_token_is_told_of_streams() -> None:
+    flow = one(FakeChat(replies=["one two"], delay=0.05))
+    async for chunk in flow.astream("x"):
+        last = chunk
+    (line,) = last.response_metadata["dynflow"]["ledger"]["nodes"]
+    assert 0.04 < line["first_token_seconds"] <= line["seconds"]
+    assert flow.run("x").ledger.entries[0].first_token_seconds is None
+
+
+def test_a_call_that_cannot_be_counted_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "state").write_text("no folder")
+    monkeypatch.setenv("DYNFLOW_STATE", str(tmp_path / "state"))
+    file = tmp_path / "graph.yaml"
+    file.write_text(ONE.replace(", OPTIONS", "") + "limits: {usd_per_day: 5}\n")
+    large = FakeChat()
+    result = load(file, models={"large": large, "small": FakeChat()}).run("x")
+    assert result.value.text == "sorry"
+    assert "nothing is spent" in str(result.trace.as_dict())
+    assert large.calls == []
+
+
+def test_the_page_on_money() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "money.md").read_text("utf-8")
+    graph, prices = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    source, checked = check_text(graph)
+    assert checked is not None, [problem.render() for problem in source.errors()]
+    Price.model_validate(yaml.safe_load(prices)["price"])
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    answers = {name: FakeChat(replies=[name]) for name in ("small", "large")}
+    exec(program, {"flow": loads(graph, models=answers)})
+    assert len(answers["large"].calls) == 1
 
 
 def test_the_baseline_is_what_it_cost_or_would_have() -> None:

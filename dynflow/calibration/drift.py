@@ -49,7 +49,8 @@ def spread(measured: Mapping[str, Floats]) -> dict[str, Any]:
     import numpy as np
 
     found: dict[str, Any] = {}
-    for port, values in sorted(measured.items()):
+    for port, raw in sorted(measured.items()):
+        values = np.array([_rounded(value) for value in raw.tolist()])
         if len(values):
             points = np.unique(np.quantile(values, np.linspace(0, 1, _POINTS), method="lower"))
             shares = [
@@ -57,6 +58,11 @@ def spread(measured: Mapping[str, Floats]) -> dict[str, Any]:
             ]
             found[port] = {"n": len(values), "shares": shares}
     return found
+
+
+def _rounded(value: float) -> float:
+    """Six digits: a batch and a single request need not give the same to the last bit."""
+    return float(f"{value:.6g}")
 
 
 def drift(calibration: Calibration, records: Iterable[Mapping[str, Any]]) -> list[Drift]:
@@ -73,7 +79,7 @@ def drift(calibration: Calibration, records: Iterable[Mapping[str, Any]]) -> lis
             for name, value in node["values"].items():
                 values = seen.get(f"{node['node']}.{name}")
                 if values is not None and isinstance(value, int | float):
-                    values.append(float(value))
+                    values.append(_rounded(value))
     told = {port: sorted(values) for port, values in seen.items() if len(values) >= FEWEST}
     found = []
     for port, values in told.items():

@@ -338,8 +338,12 @@ class Session:
         if allowed != wanted:
             note = f"max_tokens is {allowed}: the limits afford no more"
             visit.notes[:] = [*(each for each in visit.notes if not each.startswith("max_tokens is ")), note]
-        visit.charges.append(Charge(model, about.price, prompt, allowed, reservation))
-        return visit.charges[-1]
+        with self._settling:
+            if not visit.settled:
+                visit.charges.append(Charge(model, about.price, prompt, allowed, reservation))
+                return visit.charges[-1]
+        reservation.settle(0.0)  # a thread that came too late: its visit has been called off and billed
+        raise Cancelled
 
     def _settle(
         self, visit: Visit, usage: Usage | None, error: Exception | None, seconds: float

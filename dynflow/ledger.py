@@ -8,7 +8,6 @@ from typing import Any
 
 from dynflow.models.settings import Price
 
-
 COMPUTE_KEY = "dynflow_compute"
 """Key of `response_metadata` under which a model that runs in this process tells what it took."""
 

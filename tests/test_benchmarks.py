@@ -29,3 +29,17 @@ def test_overhead(tmp_path: Path) -> None:
     assert set(results["chains"]) == {"1", "10", "100"}
     assert "| invoke, of LCEL's |" in done.stdout
     assert "`import dynflow`" in done.stdout
+
+
+def test_promises(tmp_path: Path) -> None:
+    data = BENCHMARKS.parents[1] / "shared" / "data"
+    if not (data / "routing" / "gsm8k.jsonl").is_file():
+        pytest.skip("needs the recorded outcomes")
+    file = tmp_path / "promises.json"
+    command = [sys.executable, str(BENCHMARKS / "promises.py"), "--data", str(data), "--draws", "20", "--pools", "1"]
+    done = subprocess.run([*command, "--out", str(file)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads(file.read_text(encoding="utf-8"))["results"]
+    assert len(results) == 8
+    assert all(0 <= row["violations"] <= 1 and row["above_oracle"] < 0.5 for row in results)
+    assert "| quality_of 0.95 | 1,000 |" in done.stdout

@@ -78,11 +78,13 @@ class Rows:
         found = self._index.execute("SELECT state FROM rows WHERE id = ?", (json.dumps(id),)).fetchone()
         return found[0] if found else None
 
-    def mark(self, id: Any, key: str, state: State) -> None:
-        """Note that a row has a result, addressed by `key`."""
-        self._index.execute(
-            "UPDATE rows SET state = ?, changed = (key <> ?) WHERE id = ?", (state, key, json.dumps(id))
+    def mark(self, id: Any, key: str, state: State) -> bool:
+        """Note that a row has a result, addressed by `key`. False where it has one already, or there is no such row."""
+        marked = self._index.execute(
+            "UPDATE rows SET state = ?, changed = (key <> ?) WHERE id = ? AND state = 'waiting'",
+            (state, key, json.dumps(id)),
         )
+        return marked.rowcount == 1
 
     def redo(self, *, failed: bool, changed: bool) -> int:
         """Let rows wait again: those that failed, those whose result was made of something else. How many."""

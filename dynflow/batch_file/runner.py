@@ -138,9 +138,10 @@ class BatchRun:
     def _take_up(self, retry_failed: bool, changed: Changed) -> None:
         """Read what earlier runs have finished."""
         for row in self._output.rows():
-            if self._rows.state(row["id"]) not in (None, "waiting"):
+            if self._rows.mark(row["id"], str(row["key"]), "done" if row["error"] is None else "failed"):
+                self.report.add(row)
+            elif self._rows.state(row["id"]) is not None:
                 raise BatchFileError(f"{self._output.path}: the id {row['id']!r} has two results: remove one")
-            self._rows.mark(row["id"], str(row["key"]), "done" if row["error"] is None else "failed")
         self._output.mend()
         redone = self._rows.redo(failed=retry_failed, changed=changed == "redo")
         others, first = self._rows.changed()
@@ -152,9 +153,10 @@ class BatchRun:
             )
         if redone:
             self._output.remove(lambda row: self._rows.state(row["id"]) == "waiting")
-        for row in self._output.rows():
-            if self._rows.state(row["id"]) is not None:
-                self.report.add(row)
+            self.report = Report(rows=self._rows.count)
+            for row in self._output.rows():
+                if self._rows.state(row["id"]) is not None:
+                    self.report.add(row)
         self.report.earlier = self.report.finished
 
     async def _work(self, workers: int, told: Callable[[Report], None]) -> None:

@@ -105,11 +105,12 @@ def test_a_key_stands_for_the_work_and_the_input_alone(tmp_path, opened):
 def test_states(tmp_path, opened):
     rows = opened(write(tmp_path, *[json.dumps({"id": id, "input": "x"}) for id in "abcde"]), "work")
     key = next(rows.waiting()).key
-    rows.mark("a", key, "done")
+    assert rows.mark("a", key, "done")
+    assert not rows.mark("a", key, "done")
     rows.mark("b", key, "failed")
     rows.mark("c", "another", "done")
     rows.mark("d", "another", "failed")
-    rows.mark("nobody", key, "done")
+    assert not rows.mark("nobody", key, "done")
     assert [rows.state(id) for id in ("a", "b", "e", "nobody")] == ["done", "failed", "waiting", None]
     assert rows.changed() == (2, '"c"')
     assert [row.id for row in rows.waiting()] == ["e"]

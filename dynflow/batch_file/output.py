@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 import tempfile
 import threading
@@ -148,6 +149,9 @@ def _open_alone(path: Path) -> int:
             descriptor = os.open(path, _FLAGS, 0o666)
         except OSError as error:
             raise BatchFileError(f"{path} cannot be written: {error.strerror}") from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise BatchFileError(f"{path} is no file: what is finished is read from it again; give another --output")
         try:
             _lock(descriptor)
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):

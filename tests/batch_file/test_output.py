@@ -124,6 +124,10 @@ def test_a_file_that_cannot_be_written(path, tmp_path):
         OutputFile(tmp_path / "missing" / "out.jsonl")
     with pytest.raises(BatchFileError, match="cannot be written: Is a directory"):
         OutputFile(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for other in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(BatchFileError, match="is no file: what is finished is read from it again"):
+            OutputFile(other)
 
 
 def test_a_full_disk_leaves_whole_lines(path, monkeypatch):

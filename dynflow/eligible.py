@@ -1,14 +1,45 @@
-"""Which default edges stay open when a caller binds tools: asked once, as they are bound."""
+"""Which models can take a request, and so which nodes are closed for it; and for callers that bind tools."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dynflow.errors import NoEligibleAnswer
-from dynflow.graph import NodePlan
+from dynflow.graph import CheckedGraph, NodePlan
+from dynflow.language.spec import Role
+from dynflow.models.known import Known
+from dynflow.models.settings import Capabilities
+from dynflow.request import Request
 
 if TYPE_CHECKING:
     from dynflow.flow import Flow
+
+
+def lack(model: str, has: Capabilities, request: Request, role: Role = "answer") -> str | None:
+    """What a model is known to lack for a request, in words. Tools are offered to answers alone."""
+    tokens = request.tokens + (request.tool_tokens if role == "answer" else 0)
+    if has.context is not None and tokens > has.context:
+        return f"model {model!r} takes {has.context:,} tokens, the request has about {tokens:,}"
+    if request.has_tools and has.tools is False and role == "answer":
+        return f"model {model!r} calls no tools"
+    if request.has_images and has.images is False:
+        return f"model {model!r} reads no images"
+    if request.has_audio and has.audio is False:
+        return f"model {model!r} hears no audio"
+    return None
+
+
+def closed_nodes(graph: CheckedGraph, known: Callable[[str], Known], request: Request) -> frozenset[str]:
+    """The nodes that are closed for a request: their model lacks what it needs, or all ways on from them are closed."""
+
+    def lacks(plan: NodePlan) -> bool:
+        return lack(plan.model or "", known(plan.model or "").capabilities, request, plan.role) is not None
+
+    # Most requests need nothing special: asking each model once is quicker than walking the graph.
+    if not any(lack(model, known(model).capabilities, request) for model in graph.spec.models):
+        return frozenset()
+    return graph.closed_where(lacks)
 
 
 def need_open_defaults(flow: Flow) -> None:

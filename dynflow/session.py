@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from dynflow.billing import Charge, settle
 from dynflow.budgets import BaselineShare, Budget, caller_of
+from dynflow.eligible import closed_nodes, lack
 from dynflow.errors import (
     DeadlineExceeded,
     InputError,
@@ -27,11 +28,10 @@ from dynflow.errors import (
 from dynflow.graph import CheckedGraph
 from dynflow.language.evaluate import UNKNOWN
 from dynflow.language.references import AnyReference, Reference
-from dynflow.language.spec import Role
-from dynflow.language.types import PortType, holds
 from dynflow.ledger import Entry, Ledger, Usage, cost
 from dynflow.models.known import Known
 from dynflow.node import Call, Cancelled, Member, Node
+from dynflow.ports import plain_ports, port_fault
 from dynflow.prompt_size import PromptSize
 from dynflow.request import Request
 from dynflow.trace import METADATA_KEY, Failure, FlowResult, Trace, Visited, first_line
@@ -89,7 +89,7 @@ class Session:
                 f"the request has about {request.tokens:,} tokens; "
                 f"limits.max_input_tokens is {limits.max_input_tokens:,}"
             )
-        self.closed = self._closed_nodes()
+        self.closed = closed_nodes(graph, flow.known, request)
         self.walk = Walk(graph, self._outside, self.closed)
         self.trace = Trace(graph.name) if trace is None else trace
         self.trace.params, self.trace.closed = params, tuple(sorted(self.closed))
@@ -131,25 +131,6 @@ class Session:
                 return value
         return None
 
-    def _closed_nodes(self) -> frozenset[str]:
-        if not any(self._lack(model) for model in self.graph.spec.models):
-            return frozenset()
-        return self.graph.closed_where(lambda plan: self._lack(plan.model or "", plan.role) is not None)
-
-    def _lack(self, model: str, role: Role = "answer") -> str | None:
-        """What a model is known to lack for this request, in words. Tools are offered to answers alone."""
-        request, has = self.request, self.flow.known(model).capabilities
-        tokens = request.tokens + (request.tool_tokens if role == "answer" else 0)
-        if has.context is not None and tokens > has.context:
-            return f"model {model!r} takes {has.context:,} tokens, the request has about {tokens:,}"
-        if request.has_tools and has.tools is False and role == "answer":
-            return f"model {model!r} calls no tools"
-        if request.has_images and has.images is False:
-            return f"model {model!r} reads no images"
-        if request.has_audio and has.audio is False:
-            return f"model {model!r} hears no audio"
-        return None
-
     # The way
 
     def next(self) -> Visit | None:
@@ -163,7 +144,10 @@ class Session:
         except NoEligibleAnswer as closed:
             cause = self._errors.get(failed_at)
             failed = f"{failed_at!r} failed ({first_line(cause)}); " if cause is not None else ""
-            why = "; ".join(filter(None, map(self._lack, self.graph.spec.models)))
+            lacking = (
+                lack(model, self.flow.known(model).capabilities, self.request) for model in self.graph.spec.models
+            )
+            why = "; ".join(filter(None, lacking))
             raise NoEligibleAnswer(f"{failed}{closed}{f' ({why})' if why else ''}") from cause
         if decision is None:
             error = self._errors[failed_at]
@@ -263,7 +247,7 @@ class Session:
             self.forget(visit)
             raise Cancelled
         del self._running[id(visit)]
-        fault = _port_fault(visit.plan.ports, done.output.ports) if done.output is not None else None
+        fault = port_fault(visit.plan.ports, done.output.ports) if done.output is not None else None
         if done.output is not None and fault is not None:
             text = f"the node type {visit.plan.cls.type!r} broke its own word: {fault}"
             done = Completed(done.seconds, None, NodeFailed(text, usage=done.output.usage))
@@ -291,7 +275,7 @@ class Session:
                 done.error is None,
                 done.seconds,
                 usd,
-                _numbers(state.ports, plan.ports, self.graph.words),
+                plain_ports(state.ports, plan.ports, self.graph.words),
                 Failure.of(done.error) if done.error is not None else None,
                 (*visit.notes, *(output.notes if output is not None else ())),
                 tuple(visit.attempts),
@@ -397,7 +381,7 @@ class Session:
         trace.decisions = self.walk.decisions
         trace.degraded = self.walk.degraded
         read = {name: self.request.port(name) for name in sorted(self.graph.input_read - {"text", "messages"})}
-        trace.input = _numbers(read, {}, self.graph.words)
+        trace.input = plain_ports(read, {}, self.graph.words)
         lengths = {(owner, port): self.walk.lookup(owner, port) for owner, port in self.graph.measured}
         trace.lengths = {
             f"{owner}.{port}": len(value)
@@ -427,38 +411,3 @@ class Session:
             return
         same = Usage(model, usage.input_tokens or self.request.tokens, usage.output_tokens, estimated=True)
         self.ledger.baseline_usd = cost(self.flow.known(model).price, same)
-
-
-def _port_fault(declared: Mapping[str, PortType], ports: Mapping[str, Any]) -> str | None:
-    """How an output differs from the declared ports, in words. Null stands for any type."""
-    for name, port in declared.items():
-        if name not in ports:
-            return f"it gave no {name!r}"
-        value = ports[name]
-        if value is None or port.kind == "any":
-            continue
-        if not holds(port.kind, value):
-            return f"{name!r} is {type(value).__name__}, not {port}"
-        if port.values is not None and value not in port.values:
-            return f"{name!r} is {value!r}, not {port}"
-    return None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (bool, int, float))
-
-
-def _numbers(ports: Mapping[str, Any], declared: Mapping[str, PortType], words: frozenset[str]) -> dict[str, Any]:
-    """Port values that explain without holding content: numbers, flags, records of numbers, and texts of a closed set
-    or among `words`, which the graph itself names."""
-    kept: dict[str, Any] = {}
-    for name, value in ports.items():
-        if isinstance(value, str):
-            plain = value in words or (name in declared and declared[name].values is not None)
-        elif isinstance(value, Mapping):
-            plain = all(map(_is_number, value.values()))
-        else:
-            plain = value is None or _is_number(value)
-        if plain and not (isinstance(value, float) and not math.isfinite(value)):
-            kept[name] = dict(value) if isinstance(value, Mapping) else value
-    return kept

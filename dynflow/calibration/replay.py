@@ -22,6 +22,7 @@ from dynflow.calibration.columns import Column, Flags, Floats, numbers, truth
 from dynflow.calibration.kept import KeptOutputs
 from dynflow.calibration.outcomes import Fault, OutcomeFile, outcome_error
 from dynflow.calibration.recorded import Bindings, Recorded, recorded
+from dynflow.eligible import closed_nodes
 from dynflow.errors import InputError, failure_kind
 from dynflow.graph import NodePlan
 from dynflow.hashes import content_hash
@@ -191,25 +192,10 @@ class Replay:
     def _closed_nodes(self) -> Mapping[str, Flags]:
         """Nodes that some requests cannot go to, with these requests [n]."""
         closed: dict[str, Flags] = {}
-        known: dict[frozenset[str], frozenset[str]] = {}
-        models = {plan.model for plan in self.graph.nodes.values() if plan.model is not None}
         for row, request in enumerate(self.requests):
-            lacking = frozenset(model for model in models if self._lacks(model, request))
-            if not lacking:
-                continue
-            if lacking not in known:
-                known[lacking] = self.graph.closed_where(_uses(lacking))
-            for name in known[lacking]:
+            for name in closed_nodes(self.graph, self.flow.resources.known, request):
                 closed.setdefault(name, np.zeros(len(self.rows), dtype=bool))[row] = True
         return closed
-
-    def _lacks(self, model: str, request: Request) -> bool:
-        has = self.flow.resources.known(model).capabilities
-        return (
-            (has.context is not None and request.tokens > has.context)
-            or (request.has_images and has.images is False)
-            or (request.has_audio and has.audio is False)
-        )
 
 
 class _Walk:
@@ -516,10 +502,6 @@ def _version() -> str:
 def _name(plan: NodePlan, fingerprint: str, call: Call) -> str:
     """What an output is known by between runs: all that it depends on."""
     return content_hash([plan.cls.type, _version(), fingerprint, call.options, call.request.original])
-
-
-def _uses(models: frozenset[str]) -> Callable[[NodePlan], bool]:
-    return lambda plan: plan.model in models
 
 
 def _setting_column(values: Sequence[Any]) -> Column:

@@ -42,7 +42,8 @@ class FlowResources:
         self._host_models = models
         self._subflow = subflow
         self._lock = threading.RLock()
-        self._models: dict[str, tuple[ModelSettings, BaseChatModel]] = {}
+        self._models: dict[str, tuple[tuple[str, ...], BaseChatModel]] = {}
+        """Made models, with the environment values that they were made from."""
         self._known: dict[str, Known] = {}
         self._nodes: dict[str, Node] = {}
         self._warm: set[str] = set()
@@ -113,14 +114,14 @@ class FlowResources:
         settings = self.model_settings(name)
         if settings.provider == "host":
             raise MissingModel(f"the host handed over no model {name!r}: load(…, models={{{name!r}: <chat model>}})")
-        if settings.references():
-            settings = settings.resolve(lambda reference: _environment(reference, name))
+        environment = tuple(_environment(reference, name) for reference in settings.references().values())
         with self._lock:
             made = self._models.get(name)
-            if made is None or made[0] != settings:
+            if made is None or made[0] != environment:
                 from dynflow.models.store import create
 
-                made = self._models[name] = (settings, create(settings, name, self.folder))
+                settings = settings.resolve(lambda reference: _environment(reference, name))
+                made = self._models[name] = (environment, create(settings, name, self.folder))
         return made[1]
 
     def runnable(self, name: str) -> Runnable[Any, Any]:

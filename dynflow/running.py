@@ -114,9 +114,11 @@ class Runner:
         emitted = _Emitted()
         outcome: Output | BaseException | None = None
         try:
-            items = self.node(visit).stream(self.call(visit, config))
+            call = self.call(visit, config)
             if visit.time_limit < math.inf:
-                items = pumped(items, visit)
+                items = pumped(lambda: self.node(visit).stream(call), visit, began + visit.time_limit)
+            else:
+                items = self.node(visit).stream(call)
             with closing(items):
                 for item in items:
                     if isinstance(item, Output):
@@ -208,8 +210,8 @@ class Runner:
 
     def _around(self, visit: Visit) -> CallbackManagerForChainRun | AsyncCallbackManagerForChainRun:
         """The run that a visit's run is a child of: its group's, or the flow's."""
-        group = visit.around if visit.decision is None else None
-        run: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun | None = group.run if group else None
+        run: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun | None
+        run = visit.group.run if visit.group else None
         return run or self.manager
 
     def _tag(self, child: BaseCallbackManager, visit: Visit) -> None:

@@ -220,8 +220,13 @@ class Session:
             return self._charge(visit, model, prompt, max_tokens)
 
         def nest() -> Enclosing:
-            visit.inner.append(Enclosing(visit, self._deadline(self.clock()), self.budget))
-            return visit.inner[-1]
+            if visit.settled:  # its bill is made out: whoever still runs for it must begin nothing
+                raise Cancelled
+            enclosing = Enclosing(visit, self._deadline(self.clock()), self.budget)
+            visit.inner.append(enclosing)
+            return enclosing
+
+        signal = "signal" in (visit.plan.role, visit.group.plan.role if visit.group else None)
 
         return Call(
             request=self.request,
@@ -233,7 +238,7 @@ class Session:
             attempts=visit.attempts,
             members=members,
             configurable=self.configurable,
-            call_options=self.request.call_options if visit.plan.role == "answer" else {},
+            call_options={} if signal else self.request.call_options,
             nest=nest,
             interruptible=visit.interruptible,
         )
@@ -254,7 +259,7 @@ class Session:
         output, plan = done.output, visit.plan
         error = failure_kind(done.error) if done.error is not None else None
         self.settle(visit, done)
-        usage, usd = visit.usage, visit.usd
+        usage, usd = visit.usage, self._of_members(visit) if plan.members else visit.usd
         on_failure = plan.common.on_failure if done.error is not None else None
         if output is not None:
             state = State(True, output.ports, None, done.seconds, usd, rescued=output.degraded)
@@ -267,7 +272,7 @@ class Session:
         self.walk.states[visit.node_id] = state
         if not visit.inner:  # a sub-graph's cost stands in its nodes' own lines
             first = visit.charges[-1].first_token_seconds if visit.charges else None
-            self.ledger.entries.append(Entry(visit.node_id, done.seconds, usd, usage, first))
+            self.ledger.entries.append(Entry(visit.node_id, done.seconds, visit.usd, usage, first))
         self.trace.visits.append(
             Visited(
                 visit.node_id,
@@ -351,6 +356,11 @@ class Session:
             # A node's code may call a flow as its tool several times.
             self.trace.inner[visit.node_id if number == 1 else f"{visit.node_id}#{number}"] = session.trace
         return None if None in costs else math.fsum(cost for cost in costs if cost is not None)
+
+    def _of_members(self, group: Visit) -> float | None:
+        """What a group's members cost together. It stands in their own lines of the ledger, those of losers too."""
+        costs = [entry.usd for entry in self.ledger.entries if entry.node.partition("/")[0] in group.plan.members]
+        return None if None in costs else math.fsum(usd for usd in costs if usd is not None)
 
     def result(self) -> FlowResult[Any]:
         """The answer with its record. The walk must have reached `end`."""

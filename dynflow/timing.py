@@ -75,8 +75,9 @@ async def in_time(result: Awaitable[T], visit: Visit, seconds: float) -> T:
         raise (visit.expired() if timer.expired() else failure) from None
 
 
-def pumped(items: Iterator[Any], visit: Visit) -> Iterator[Any]:
-    """The same items with a deadline on each: a thread fetches them, so that a silent upstream cannot hold us."""
+def pumped(items: Callable[[], Iterator[Any]], visit: Visit, ends: float) -> Iterator[Any]:
+    """The items with an end to their time, by `time.perf_counter`: a thread makes and fetches them, so that neither a
+    model that loads nor a silent upstream can hold us."""
     end = object()
     fetched: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=8)
 
@@ -90,8 +91,8 @@ def pumped(items: Iterator[Any], visit: Visit) -> Iterator[Any]:
 
     def work() -> None:
         try:
-            with heard(visit), closing(items):
-                for item in items:
+            with heard(visit), closing(items()) as made:
+                for item in made:
                     put(item)
                     if visit.called_off:
                         return
@@ -100,7 +101,6 @@ def pumped(items: Iterator[Any], visit: Visit) -> Iterator[Any]:
             put(end, error)
 
     threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()
-    ends = time.perf_counter() + visit.time_limit
     try:
         while True:
             try:

@@ -64,6 +64,11 @@ class Visit:
     _called_off: bool = False
 
     @property
+    def group(self) -> Visit | None:
+        """The visit of the group that this one is a member of."""
+        return self.around if self.decision is None else None
+
+    @property
     def called_off(self) -> bool:
         """Whether nobody waits for it any more."""
         return self._called_off or (self.around is not None and self.around.called_off)

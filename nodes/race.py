@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -19,7 +20,7 @@ from dynflow.language.options import Duration
 from dynflow.language.spec import Role
 from dynflow.language.typecheck import check_condition
 from dynflow.language.types import COMMON_PORTS, PortType, enum
-from dynflow.node import AnswerType, BuildScope, Call, Finding, Member, NamesNodes, Node, NodeOptions, Output
+from dynflow.node import AnswerType, BuildScope, Call, Cancelled, Finding, Member, NamesNodes, Node, NodeOptions, Output
 
 _MEMBER = "member"
 Accept = Callable[[Member], bool]
@@ -152,7 +153,8 @@ def _acceptance(accept: str | None) -> Accept:
 def _start(member: Member, finished: queue.SimpleQueue[Member]) -> None:
     def work() -> None:
         try:
-            member.run()
+            with suppress(Cancelled):  # the whole request ended meanwhile
+                member.run()
         finally:
             finished.put(member)
 

@@ -292,3 +292,15 @@ def test_the_baseline_is_what_it_cost_or_would_have() -> None:
     assert easy.ledger.usd == 0
     assert easy.ledger.baseline_usd == pytest.approx(hard.ledger.usd)
     assert hard.ledger.saved_usd == 0
+
+
+async def test_a_race_costs_what_its_members_cost_also_as_the_baseline() -> None:
+    text = RACE.replace(", OPTIONS", "").replace("limits: LIMITS", "baseline: first")
+    text = text.replace("when: cloud.ok or cloud.failed", "when: first.usd <= 0")
+    flow = loads(text, models={"small": FakeChat(delay=5), "large": FakeChat(replies=["one two"])})
+    for result in await both(flow, "word"):
+        spent = (1 * 10 + 2 * 100) / 1e6
+        assert result.trace.path == ["start", "first", "end"]  # the edge saw what the members cost
+        assert result.ledger.usd == pytest.approx(spent)
+        assert result.ledger.baseline_usd == pytest.approx(spent)
+        assert result.ledger.saved_usd == pytest.approx(0.0)

@@ -161,3 +161,28 @@ def test_threads_that_are_late_end_at_their_next_chunk() -> None:
     assert set(threading.enumerate()) - before == set()
     assert model.calls[0].ended == "closed"
     assert recorder.unfinished == []
+
+
+LOADING = """
+version: 1
+models: {m: {provider: host}}
+nodes: {a: {type: chat, model: m}}
+edges:
+  - {from: start, to: a}
+  - {from: a, to: end}
+limits: {timeout: 150ms}
+"""
+
+
+async def test_loading_counts_in_streams_as_it_does_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = threading.Event()
+    monkeypatch.setattr("dynflow.nodes.chat.Chat.warm_up", lambda self: loaded.wait(20))
+    try:
+        began = time.perf_counter()
+        with pytest.raises(DeadlineExceeded):
+            list(loads(LOADING, models={"m": FakeChat()}).stream("x"))
+        with pytest.raises(DeadlineExceeded):
+            [chunk async for chunk in loads(LOADING, models={"m": FakeChat()}).astream("x")]
+        assert time.perf_counter() - began < 15
+    finally:
+        loaded.set()

@@ -108,6 +108,13 @@ class BudgetStore:
             books.execute("REPLACE INTO callers VALUES (?, ?, ?, ?, ?)", (key, day, caller, requests, baseline + 1))
             return True
 
+    def give_back(self, key: str, day: str, caller: str) -> None:
+        """Take back a counted visit of the baseline."""
+        with self._transaction() as books:
+            requests, baseline = _visits(books, key, day, caller)
+            row = (key, day, caller, requests, max(0, baseline - 1))
+            books.execute("REPLACE INTO callers VALUES (?, ?, ?, ?, ?)", row)
+
     def visits(self, key: str, day: str, caller: str) -> tuple[int, int]:
         """A caller's requests, and his visits of the baseline."""
         with self._transaction("DEFERRED") as books:

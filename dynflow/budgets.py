@@ -39,6 +39,11 @@ class Allowance(Protocol):
     """An amount of USD that reservations draw on."""
 
     @property
+    def limit(self) -> str:
+        """The key of `limits:` that sets it."""
+        ...
+
+    @property
     def left(self) -> float:
         """USD neither spent nor reserved."""
         ...
@@ -58,6 +63,8 @@ class Allowance(Protocol):
 
 class RequestAllowance:
     """What one request may spend. Threads may share it."""
+
+    limit = "usd_per_request"
 
     def __init__(self, usd: float) -> None:
         self._limit = nano_dollars(usd)
@@ -86,6 +93,8 @@ class RequestAllowance:
 class DayAllowance:
     """What all requests of a graph may spend in one UTC day, whichever process they run in."""
 
+    limit = "usd_per_day"
+
     def __init__(self, usd: float, books: Books, today: Callable[[], str] = today) -> None:
         self._limit = nano_dollars(usd)
         self._books = books
@@ -106,7 +115,7 @@ class DayAllowance:
         try:
             return self._books.store.reserve(self._books.key, self._today(), nano, self._limit)
         except BudgetExceeded as error:
-            error.limit = "usd_per_day"
+            error.limit = self.limit
             raise
 
     def settle(self, taken: int, nano: int) -> None:
@@ -149,14 +158,23 @@ class BaselineShare:
             return 0
         return max(0, math.floor(self._share * max(requests, self.FEWEST) + 1e-9) - visits)
 
-    def admit(self, caller: str) -> None:
-        """Count a visit of the baseline. Raises `BudgetExceeded` where it would pass the share."""
-        name = self._name(caller)
-        if not self._books.store.admit(self._books.key, self._today(), name, self._share, self.FEWEST):
+    def admit(self, caller: str) -> str:
+        """Count a visit of the baseline; the day that it counts for. Raises `BudgetExceeded` where it would pass the
+        share."""
+        name, day = self._name(caller), self._today()
+        if not self._books.store.admit(self._books.key, day, name, self._share, self.FEWEST):
             raise BudgetExceeded(
                 f"limits.baseline_share: no more than {self._share:g} of a caller's requests in a day may take the "
                 "baseline, and this one's would; handle it by an edge with `when: <baseline>.failed`"
             )
+        return day
+
+    def give_back(self, caller: str, day: str) -> None:
+        """A visit that counted on that day came to nothing."""
+        try:
+            self._books.store.give_back(self._books.key, day, self._name(caller))
+        except BudgetExceeded as error:
+            _log.warning("%s", error)
 
     def _name(self, caller: str) -> str:
         """Callers' names are not kept."""
@@ -287,7 +305,8 @@ class Budget:
         most = max_tokens
         if max_tokens is None and per_token > 0:
             # The tiny addend: a limit that affords exactly n tokens must not lose one to rounding.
-            most = int((min(self.request_left, self.day_left) - fixed) / per_token + 1e-6)
+            left, limit = min((allowance.left, allowance.limit) for allowance in self._allowances)
+            most = int((left - fixed) / per_token + 1e-6)
             if context is not None and 0 < context <= most:
                 most = context
             else:

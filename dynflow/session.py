@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 from pydantic import ValidationError
 
-from dynflow.billing import Charge, settle
+from dynflow.billing import Charge, settle, surely_unbilled
 from dynflow.budgets import BaselineShare, Budget, caller_of
 from dynflow.eligible import closed_nodes, lack
 from dynflow.errors import (
@@ -206,7 +206,7 @@ class Session:
         if visit.node_id in self.closed:  # a group's member; the walk goes to no such node
             raise NoEligibleAnswer(f"the model of {visit.node_id!r} cannot take what this request holds")
         if self._share is not None and visit.node_id == self.graph.spec.baseline:
-            self._share.admit(self._caller)
+            visit.admitted = self._share.admit(self._caller)
         options = visit.plan.options
         try:
             if visit.plan.has_references:
@@ -260,6 +260,10 @@ class Session:
         error = failure_kind(done.error) if done.error is not None else None
         self.settle(visit, done)
         usage, usd = visit.usage, self._of_members(visit) if plan.members else visit.usd
+        if self._share is not None and visit.admitted and done.error is not None and surely_unbilled(done.error):
+            # The breaker was open, say: what cost nothing takes nothing of the caller's share.
+            if all(charge.usage is None for charge in visit.charges):
+                self._share.give_back(self._caller, visit.admitted)
         on_failure = plan.common.on_failure if done.error is not None else None
         if output is not None:
             state = State(True, output.ports, None, done.seconds, usd, rescued=output.degraded)

@@ -53,6 +53,8 @@ class Visit:
     charges: list[Charge] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    admitted: str | None = None
+    """The day on which it counts as its caller's visit of the baseline, where such visits are limited."""
     settled: bool = False
     usage: Usage | None = None
     usd: float | None = 0.0

@@ -304,3 +304,17 @@ async def test_a_race_costs_what_its_members_cost_also_as_the_baseline() -> None
         assert result.ledger.usd == pytest.approx(spent)
         assert result.ledger.baseline_usd == pytest.approx(spent)
         assert result.ledger.saved_usd == pytest.approx(0.0)
+
+
+async def test_a_visit_that_nothing_was_billed_for_takes_nothing_of_the_share() -> None:
+    text = SHARED.replace("cloud.error == 'budget'", "cloud.failed")
+    refused = FakeChat(fail_with=ModelRateLimitError("later"))
+    flow = loads(text, models={"small": FakeChat(replies=["small"]), "large": refused})
+    for _ in range(3):
+        assert flow.invoke("hard").text == "small"
+        assert (await flow.ainvoke("hard")).text == "small"
+    assert len(refused.calls) == 6  # the share admits two of these requests
+    lost = loads(text, models={"small": FakeChat(), "large": FakeChat(fail_with=ModelTimeoutError("lost"))})
+    for _ in range(3):
+        lost.invoke("hard")
+    assert len(lost.models["large"].calls) == 2  # each may have been billed

@@ -61,7 +61,11 @@ def replay(flow: Flow, record: Record, params: Mapping[str, Any] | None = None) 
     try:
         return _Replay(flow, record, params or {}).result()
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"this is no whole decision record ({type(error).__name__}: {error})") from error
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> InputError:
+    return InputError(f"this is no whole decision record ({type(error).__name__}: {error})")
 
 
 class _Untold(Exception):
@@ -114,6 +118,7 @@ class _Replay:
         self.changed = {name for name, value in self.params.items() if value != used.get(name)}
         self.inner = {name: value for name, value in params.items() if "/" in name}
         self.content = record.get("content")
+        self.broke_off = record["outcome"] in ("cancelled", "interrupted")
         self.walk = Walk(self.graph, self._outside, frozenset(record.get("closed", ())))
         self.missing: list[str] = []
         """Ports asked for since the last condition began that the record does not hold."""
@@ -148,8 +153,8 @@ class _Replay:
                 return None
             if decision is None or decision.target == END:
                 break
-            if decision.target not in self.ran and self._path() == self.recorded:
-                return None  # the request ended here then: it was cancelled, or broke off
+            if self.broke_off and self._path() == self.recorded:
+                return None  # the request ended here then: it was cancelled, or the answer broke off
             self._arrive(self.graph.nodes[decision.target])
         return self.walk.result() if self.walk.finished else None
 
@@ -273,19 +278,25 @@ class Tally:
     """The same now."""
 
     def add(self, record: Record, replayed: Replayed, graph_hash: str) -> None:
-        """Count one request."""
+        """Count one request. Raises `InputError` where the record is damaged; then it is not counted."""
+        try:
+            other_graph, answer, usd = record["graph_hash"] != graph_hash, record["answer"], record["ledger"]["usd"]
+            hash(answer)
+            recorded_usd = None if usd is None else float(usd)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(error) from error
         self.requests += 1
-        self.other_graph += record["graph_hash"] != graph_hash
+        self.other_graph += other_graph
         if not replayed.recorded:
             self.refused += 1
             return
         self.verdicts[replayed.verdict] += 1
         if replayed.needs:
             self.needs[replayed.needs] += 1
-        self.recorded_answers[record["answer"]] += 1
+        self.recorded_answers[answer] += 1
         self.answers[replayed.answer] += 1
         if replayed.verdict != "untold":
-            self.recorded_usd = _sum(self.recorded_usd, record["ledger"]["usd"])
+            self.recorded_usd = _sum(self.recorded_usd, recorded_usd)
             self.usd = _sum(self.usd, replayed.usd)
 
     @property

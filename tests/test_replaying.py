@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dynflow import Flow, InputError, load, loads
+from dynflow import Flow, InputError, StreamInterrupted, load, loads
 from dynflow.replaying import Replayed, Tally, replay
 from dynflow.testing import FakeChat
 from tests.flow.shapes import Case, Shape
@@ -97,6 +97,30 @@ def test_a_stream_that_was_left_replays_as_far_as_it_came(flow: Flow) -> None:
     again = replay(flow, record)
     assert (again.verdict, again.answer) == ("same", None)
     assert replay(flow, record, {"trust_above": 0.0}).path == ("start", "local", "check", "end")
+
+
+def test_an_answer_that_broke_off_is_no_failure_to_step_over(tmp_path: Path) -> None:
+    """The edge for the failure was not looked at then: something had been sent."""
+    broken = FakeChat(replies=["one two three four"], fail_with=ConnectionError("x"), fail_after=2)
+    flow = cascade(FakeChat(), broken, trace=traced(tmp_path / "t"))
+    with pytest.raises(StreamInterrupted):
+        list(flow.stream(QUESTION))
+    (record,) = records(tmp_path / "t")
+    again = replay(flow, record)
+    assert (again.verdict, again.path, again.answer) == ("same", again.recorded, None)
+    assert again.usd == record["ledger"]["usd"]
+    other = replay(flow, record, {"trust_above": 0.0})
+    assert (other.verdict, other.path, other.answer) == ("other", ("start", "local", "check", "end"), "local")
+
+
+@pytest.mark.parametrize("key", ["answer", "graph_hash", "ledger"])
+def test_a_damaged_record_is_not_counted(flow: Flow, key: str) -> None:
+    record = dict(recorded(flow, QUESTION)[0])
+    del record[key]
+    tally = Tally()
+    with pytest.raises(InputError, match=key):
+        tally.add(record, replay(flow, record), flow.graph_hash)
+    assert tally == Tally()
 
 
 @pytest.mark.parametrize(("shape", "case"), CASES)

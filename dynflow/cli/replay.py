@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -75,10 +76,10 @@ class _Report:
                 continue
             try:
                 replayed = replay(flow, record, params)
+                self.tally.add(record, replayed, flow.graph_hash)
             except InputError as error:
                 self.unread.append((line, str(error)))
                 continue
-            self.tally.add(record, replayed, flow.graph_hash)
             if replayed.verdict != "same":
                 self.differing.append((line, replayed))
         if not self.tally.requests:
@@ -139,15 +140,9 @@ def _differing_lines(line: int, replayed: Replayed) -> Iterator[str]:
         yield f"  cannot be told: {replayed.why}"
         return
     yield f"{at} {path}  (was {recorded})"
-    # The first edge that is another one says why; what follows, follows from it.
-    place = next(
-        place for place, pair in enumerate(zip(replayed.path, replayed.recorded, strict=False)) if _differ(pair)
-    )
-    yield from decision_lines([decision_as_dict(replayed.decisions[place - 1])])
-
-
-def _differ(pair: tuple[str, str]) -> bool:
-    return pair[0] != pair[1]
+    # The first edge that is another one says why; what follows, follows from it. A walk that ends early has none.
+    same = len(os.path.commonprefix([replayed.path, replayed.recorded]))
+    yield from decision_lines([decision_as_dict(decision) for decision in replayed.decisions[max(0, same - 1) :][:1]])
 
 
 def _summary_lines(tally: Tally) -> Iterator[str]:

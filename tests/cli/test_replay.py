@@ -130,6 +130,33 @@ def test_an_edited_graph_and_broken_lines_are_told_of(invoke, canned, traced):
     ]
 
 
+@pytest.mark.parametrize("key", ["answer", "graph_hash", "ledger", "outcome", "path"])
+def test_a_damaged_line_is_left_out(invoke, canned, traced, key):
+    first, second = Path(traced).read_text("utf-8").splitlines()
+    damaged = json.loads(first)
+    del damaged[key]
+    Path(traced).write_text(f"{json.dumps(damaged)}\n{second}\n", "utf-8")
+    result = invoke("replay", canned, traced)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("1 request: 1 go the same way")
+    assert result.stderr.startswith("warning: 1 line was left out; line 1: this is no whole decision record")
+    assert repr(key) in result.stderr
+
+
+def test_a_way_that_goes_on_where_the_recorded_one_ended(invoke, canned, traced):
+    lines = [json.loads(line) for line in Path(traced).read_text("utf-8").splitlines()]
+    lines[0]["path"].pop()
+    lines[1]["path"].append("further")
+    Path(traced).write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
+    result = invoke("replay", canned, traced)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[:3] == [
+        "line 1: start → short → end  (was start → short)",
+        "line 2: start → long → end  (was start → long → end → further)",
+        "",
+    ]
+
+
 @pytest.mark.parametrize("text", ["", "no record\n"])
 def test_a_file_without_records(invoke, canned, tmp_path, text):
     (tmp_path / "t").write_text(text, "utf-8")

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -302,31 +303,31 @@ class Budget:
         compute = price.second * seconds if price.second and seconds < math.inf else 0.0
         fixed = prompt.most * per_prompt_token / 1e6 + compute
         per_token /= 1e6
-        most = max_tokens
+        most, short = max_tokens, self._allowances[0]
         if max_tokens is None and per_token > 0:
             # The tiny addend: a limit that affords exactly n tokens must not lose one to rounding.
-            left, limit = min((allowance.left, allowance.limit) for allowance in self._allowances)
+            left, short = min(((each.left, each) for each in self._allowances), key=itemgetter(0))
             most = int((left - fixed) / per_token + 1e-6)
             if context is not None and 0 < context <= most:
                 most = context
             else:
                 max_tokens = most
-        enough = per_token == 0 or max_tokens is None or max_tokens >= 1
         needed = fixed + per_token * (most or 0)
         nano = nano_dollars(needed)
         if price.second and not compute:
             nano = max(nano, 1)  # not free, only not known before: something must be left
-        taken = self._take(nano) if enough else None
-        if taken is None:
-            tokens = max(1, most or 0)
-            parts = ["its prompt", f"{tokens} tokens of answer", *([f"{seconds:.3g} s of compute"] if compute else [])]
-            refused = BudgetExceeded(
-                f"a call of {model!r} could cost ${fixed + per_token * tokens:.8f} ({', '.join(parts)}); "
-                f"limits leave ${min(self.request_left, self.day_left):.8f}"
-            )
-            refused.limit = "usd_per_day" if self.day_left < self.request_left else "usd_per_request"
-            raise refused
-        return max_tokens, Reservation(needed, taken)
+        enough = per_token == 0 or max_tokens is None or max_tokens >= 1
+        taken = self._take(nano) if enough else short
+        if isinstance(taken, list):
+            return max_tokens, Reservation(needed, taken)
+        tokens = max(1, most or 0)
+        parts = ["its prompt", f"{tokens} tokens of answer", *([f"{seconds:.3g} s of compute"] if compute else [])]
+        refused = BudgetExceeded(
+            f"a call of {model!r} could cost ${fixed + per_token * tokens:.8f} ({', '.join(parts)}); "
+            f"limits leave ${min(self.request_left, self.day_left):.8f}"
+        )
+        refused.limit = taken.limit
+        raise refused
 
     def spend(self, usd: float) -> None:
         """Count what nothing was reserved for."""
@@ -334,8 +335,8 @@ class Budget:
             for allowance in self._allowances:
                 allowance.spend(nano_dollars(usd))
 
-    def _take(self, nano: int) -> list[tuple[Allowance, int | None]] | None:
-        """Reserve with all allowances, or with none."""
+    def _take(self, nano: int) -> list[tuple[Allowance, int | None]] | Allowance:
+        """Reserve with all allowances, or with none; then the one that refused."""
         if nano == 0:  # free: nothing to count, and no file to open
             return [(allowance, None) for allowance in self._allowances]
         taken: list[tuple[Allowance, int | None]] = []
@@ -343,12 +344,10 @@ class Budget:
             for allowance in self._allowances:
                 part = allowance.take(nano)
                 if part is None:
-                    break
+                    Reservation(0.0, taken).settle(0.0)
+                    return allowance
                 taken.append((allowance, part))
-            else:
-                return taken
         except BaseException:
             Reservation(0.0, taken).settle(0.0)
             raise
-        Reservation(0.0, taken).settle(0.0)
-        return None
+        return taken

@@ -170,7 +170,7 @@ class BudgetExceeded(DynflowError):
 
     kind = "budget"
     limit: str | None = None
-    """`usd_per_request` or `usd_per_day`, whichever left less."""
+    """`usd_per_request` or `usd_per_day`, whichever refused."""
 
 
 class Overloaded(DynflowError):

@@ -105,6 +105,21 @@ def test_all_allowances_or_none(books: Books) -> None:
     assert (inner.request_left, outer.day_left) == pytest.approx((0.06, 0.76))
 
 
+@pytest.mark.parametrize("max_tokens", [900_000, None])
+@pytest.mark.parametrize("refusing", ["usd_per_request", "usd_per_day"])
+def test_a_refusal_names_the_limit_that_refused(
+    books: Books, refusing: str, max_tokens: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever others reserve or release right afterwards."""
+    by_day = refusing == "usd_per_day"
+    money = budget(books, 0.8 if by_day else 1.0, usd_per_request=0.95 if by_day else 0.5)
+    seen = iter([money.day_left] if max_tokens is None else [])
+    monkeypatch.setattr(DayAllowance, "left", property(lambda _: next(seen, 1.0 if by_day else 0.0)))
+    with pytest.raises(BudgetExceeded) as refused:
+        money.reserve("m", Price(input=1.0, output=1.0), prompt(0 if max_tokens else 900_000), max_tokens)
+    assert refused.value.limit == refusing
+
+
 def test_a_call_counts_on_the_day_it_began(books: Books) -> None:
     today = [DAY]
     day = DayAllowance(1.0, books, today=lambda: today[0])

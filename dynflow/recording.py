@@ -31,7 +31,7 @@ class Observer(Protocol):
 
 
 observers: list[Observer] = []
-"""Those of this process; told only of runs that LangChain's callbacks see."""
+"""Those of this process: told of every request's end, and of the visits that LangChain's callbacks follow."""
 
 
 class Recording:

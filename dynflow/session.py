@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,7 +13,8 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 from pydantic import ValidationError
 
-from dynflow.billing import Charge, settle, surely_unbilled
+from dynflow.account import Account
+from dynflow.billing import Charge
 from dynflow.budgets import BaselineShare, Budget, caller_of
 from dynflow.eligible import closed_nodes, lack
 from dynflow.errors import (
@@ -28,7 +28,6 @@ from dynflow.errors import (
 from dynflow.graph import CheckedGraph
 from dynflow.language.evaluate import UNKNOWN
 from dynflow.language.references import AnyReference, Reference
-from dynflow.ledger import Entry, Ledger, Usage, cost
 from dynflow.models.known import Known
 from dynflow.node import Call, Cancelled, Member, Node
 from dynflow.ports import plain_ports, port_fault
@@ -78,7 +77,6 @@ class Session:
         self.graph = graph
         self.request = request
         self.params = params
-        self.budget = budget
         self.enclosing = enclosing
         self.configurable = configurable
         self.clock = clock
@@ -93,19 +91,16 @@ class Session:
         self.walk = Walk(graph, self._outside, self.closed)
         self.trace = Trace(graph.name) if trace is None else trace
         self.trace.params, self.trace.closed = params, tuple(sorted(self.closed))
-        self.ledger = Ledger(baseline=graph.spec.baseline)
         self._values: dict[str, Any] = {}
         self._errors: dict[str, Exception] = {}
         self._running: dict[int, tuple[Visit, float]] = {}
         """Visits begun and not taken down yet, with when they began."""
         self._began: float | None = None
-        self._settling = threading.Lock()
         if enclosing is not None:
             enclosing.sessions.append(self)
-        self._share = share
-        self._caller = caller_of(configurable) if share is not None else ""
-        if share is not None:
-            share.arrive(self._caller)
+        caller = caller_of(configurable) if share is not None else ""
+        self.account = Account(graph, flow.known, budget, share, caller)
+        self.ledger = self.account.ledger
 
     # What conditions and references read
 
@@ -116,9 +111,7 @@ class Session:
             return self.request.port(name)
         if name == "seconds_left":
             return self.seconds_left()
-        if name == "baseline_left":
-            return math.inf if self._share is None else self._share.left(self._caller)
-        return self.budget.request_left if name == "request_left_usd" else self.budget.day_left
+        return self.account.left(name)
 
     def _read(self, reference: AnyReference) -> Any:
         assert isinstance(reference, Reference)
@@ -205,8 +198,7 @@ class Session:
             raise visit.expired()
         if visit.node_id in self.closed:  # a group's member; the walk goes to no such node
             raise NoEligibleAnswer(f"the model of {visit.node_id!r} cannot take what this request holds")
-        if self._share is not None and visit.node_id == self.graph.spec.baseline:
-            visit.admitted = self._share.admit(self._caller)
+        self.account.admit(visit)
         options = visit.plan.options
         try:
             if visit.plan.has_references:
@@ -217,12 +209,12 @@ class Session:
             raise InputError(f"option {option!r} of node {visit.node_id!r}: {first['msg']}") from None
 
         def charge(model: str, prompt: PromptSize, max_tokens: int | None) -> Charge:
-            return self._charge(visit, model, prompt, max_tokens)
+            return self.account.charge(visit, model, prompt, max_tokens, visit.ends - self.clock())
 
         def nest() -> Enclosing:
             if visit.settled:  # its bill is made out: whoever still runs for it must begin nothing
                 raise Cancelled
-            enclosing = Enclosing(visit, self._deadline(self.clock()), self.budget)
+            enclosing = Enclosing(visit, self._deadline(self.clock()), self.account.budget)
             visit.inner.append(enclosing)
             return enclosing
 
@@ -259,11 +251,7 @@ class Session:
         output, plan = done.output, visit.plan
         error = failure_kind(done.error) if done.error is not None else None
         self.settle(visit, done)
-        usage, usd = visit.usage, self._of_members(visit) if plan.members else visit.usd
-        if self._share is not None and visit.admitted and done.error is not None and surely_unbilled(done.error):
-            # The breaker was open, say: what cost nothing takes nothing of the caller's share.
-            if all(charge.usage is None for charge in visit.charges):
-                self._share.give_back(self._caller, visit.admitted)
+        usd = self.account.enter(visit, done.seconds)
         on_failure = plan.common.on_failure if done.error is not None else None
         if output is not None:
             state = State(True, output.ports, None, done.seconds, usd, rescued=output.degraded)
@@ -274,9 +262,6 @@ class Session:
             rescued = on_failure is not None
             state = State(rescued, on_failure or {}, None if rescued else error, done.seconds, usd, rescued)
         self.walk.states[visit.node_id] = state
-        if not visit.inner:  # a sub-graph's cost stands in its nodes' own lines
-            first = visit.charges[-1].first_token_seconds if visit.charges else None
-            self.ledger.entries.append(Entry(visit.node_id, done.seconds, visit.usd, usage, first))
         self.trace.visits.append(
             Visited(
                 visit.node_id,
@@ -298,8 +283,7 @@ class Session:
             return
         seconds = self.clock() - began
         self.settle(visit, Completed(seconds))
-        if not visit.inner:
-            self.ledger.entries.append(Entry(visit.node_id, seconds, visit.usd, visit.usage))
+        self.account.enter(visit, seconds)
 
     def uncount(self, node_id: str) -> None:
         """A node that ran counts as not run after all; its cost stays in the ledger."""
@@ -308,45 +292,7 @@ class Session:
 
     def settle(self, visit: Visit, done: Completed) -> None:
         """Bill a visit that ended, or (neither output nor error) was called off; once. `visit` then holds the bill."""
-        with self._settling:
-            if visit.settled:
-                return
-            visit.settled = True
-            if visit.inner:
-                visit.usd = self._take_over(visit)
-                return
-            output = done.output
-            usage = output.usage if output is not None else getattr(done.error, "usage", None)
-            visit.usage, visit.usd = self._settle(visit, usage, done.error, done.seconds)
-
-    def _charge(self, visit: Visit, model: str, prompt: PromptSize, max_tokens: int | None) -> Charge:
-        """Reserve what one attempt at a model can cost at most. Raises `BudgetExceeded`."""
-        limit = self.graph.spec.limits.max_tokens
-        wanted = min((value for value in (max_tokens, limit) if value is not None), default=None)
-        about = self.flow.known(model)
-        seconds = visit.ends - self.clock()
-        allowed, reservation = self.budget.reserve(
-            model, about.price, prompt, wanted, about.capabilities.context, seconds
-        )
-        if allowed != wanted:
-            note = f"max_tokens is {allowed}: the limits afford no more"
-            visit.notes[:] = [*(each for each in visit.notes if not each.startswith("max_tokens is ")), note]
-        with self._settling:
-            if not visit.settled:
-                visit.charges.append(Charge(model, about.price, prompt, allowed, reservation))
-                return visit.charges[-1]
-        reservation.settle(0.0)  # a thread that came too late: its visit has been called off and billed
-        raise Cancelled
-
-    def _settle(
-        self, visit: Visit, usage: Usage | None, error: Exception | None, seconds: float
-    ) -> tuple[Usage | None, float | None]:
-        """What a visit used and cost; the budget is told. A node that made no charge tells its usage alone."""
-        if visit.charges:
-            return settle(visit.charges, usage, error, seconds)
-        usd = 0.0 if usage is None else cost(self.flow.known(usage.model).price, usage, seconds)
-        self.budget.spend(usd or 0.0)
-        return usage, usd
+        self.account.bill(visit, done, lambda: self._take_over(visit))
 
     def _take_over(self, visit: Visit) -> float | None:
         """Take over the lines and records of the sub-graph that a visit walked; its cost in USD."""
@@ -361,18 +307,13 @@ class Session:
             self.trace.inner[visit.node_id if number == 1 else f"{visit.node_id}#{number}"] = session.trace
         return None if None in costs else math.fsum(cost for cost in costs if cost is not None)
 
-    def _of_members(self, group: Visit) -> float | None:
-        """What a group's members cost together. It stands in their own lines of the ledger, those of losers too."""
-        costs = [entry.usd for entry in self.ledger.entries if entry.node.partition("/")[0] in group.plan.members]
-        return None if None in costs else math.fsum(usd for usd in costs if usd is not None)
-
     def result(self) -> FlowResult[Any]:
         """The answer with its record. The walk must have reached `end`."""
         answer = self.walk.result()
         if answer is None:
             raise NoEligibleAnswer("the walk reached `end` without an answer that succeeded")
         self.trace.answer = answer
-        self._compare_with_baseline(answer)
+        self.account.compare(answer, self.walk.states.get(self.graph.spec.baseline or ""), self.request.tokens)
         self.end()
         ports = self.walk.states[answer].ports
         result = FlowResult(self._values[answer], self.trace, self.ledger, ports)
@@ -408,20 +349,3 @@ class Session:
     def value(self) -> Any:
         """The result; None until there is one."""
         return self._values.get(self.trace.answer or "")
-
-    def _compare_with_baseline(self, answer: str) -> None:
-        """What the baseline did cost, or would have: its price for the answer's tokens."""
-        name = self.graph.spec.baseline
-        if name is None:
-            return
-        state = self.walk.states.get(name)
-        if state is not None and state.ok:
-            self.ledger.baseline_usd = state.usd
-            return
-        entries = {entry.node: entry for entry in self.ledger.entries}
-        model = self.graph.nodes[name].model
-        usage = entries[answer].usage if answer in entries else None
-        if model is None or usage is None:
-            return
-        same = Usage(model, usage.input_tokens or self.request.tokens, usage.output_tokens, estimated=True)
-        self.ledger.baseline_usd = cost(self.flow.known(model).price, same)

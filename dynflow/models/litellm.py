@@ -31,6 +31,7 @@ from langchain_core.exceptions import (
     ModelAPIError,
     ModelAuthenticationError,
     ModelError,
+    ModelInvalidRequestError,
     ModelTimeoutError,
 )
 from langchain_core.messages import BaseMessage
@@ -38,12 +39,12 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from dynflow.errors import MissingDependency, RefusedByModel
 from dynflow.models.background import in_background
-from dynflow.models.base import openai_messages
 from dynflow.models.draining import drained
 from dynflow.models.failures import beneath, from_connection, from_status, not_sent, unbilled
 from dynflow.models.openai_format import Reader
 from dynflow.models.remote import CONNECT_SECONDS, SILENT_SECONDS, RemoteChat
 from dynflow.models.secrets import public_address, redact
+from dynflow.models.sendable import check_key, check_options, sendable_messages
 
 _importing = threading.Lock()
 
@@ -70,11 +71,16 @@ class LiteLLMChat(RemoteChat):
     ) -> AsyncGenerator[ChatGenerationChunk]:
         reader = Reader(self.settings.model, self.provider)
         failure: Exception | None = None
+        built = threading.Event()
         if in_background():
             _keep_worker_away()
         try:
+            check_key(self._key, self.settings.model)
             async with self._client() as client:
-                answer = await _library().acompletion(**self._request(messages, options, stream, client))
+                answer = await _library().acompletion(
+                    **self._request(messages, options, stream, client),
+                    logger_fn=lambda _: built.set(),  # called when the request is built, just before it is sent
+                )
                 try:
                     async for event in answer if stream else _alone(answer):
                         if (chunk := reader.feed(_as_sent(event, answer))) is not None:
@@ -83,26 +89,30 @@ class LiteLLMChat(RemoteChat):
                     if stream:
                         await answer.aclose()
         except Exception as error:
-            failure = self._failure(error)
+            failure = self._failure(error, built.is_set())
         if failure is not None:
             raise failure  # out here, where the original is no longer its context: that may hold the key
         yield reader.end()
+
+    @property
+    def _key(self) -> str | None:
+        return self.settings.api_key.get_secret_value() if self.settings.api_key is not None else None
 
     def _client(self) -> AbstractAsyncContextManager[Any]:
         """A client of our own for the OpenAI protocol; None where litellm's serve."""
         litellm, settings = _library(), self.settings
         if litellm.get_llm_provider(settings.model, api_base=settings.address)[1] != "openai":
             return nullcontext()
-        key = settings.api_key.get_secret_value() if settings.api_key is not None else None
         from litellm.llms.openai.common_utils import get_openai_credentials
 
-        base, key, organization = get_openai_credentials(settings.address, key)
+        base, key, organization = get_openai_credentials(settings.address, self._key)
         if key is None and settings.address is None:
             raise unbilled(
                 ModelAuthenticationError(
                     f"{settings.model} needs a key: give it `api_key: ${{env:NAME}}`, or export OPENAI_API_KEY=…"
                 )
             )
+        check_key(key, settings.model)  # it may be the environment's
         return self._clients.client((base, key, organization), lambda: _openai_client(base, key, organization))
 
     def _request(
@@ -110,12 +120,14 @@ class LiteLLMChat(RemoteChat):
     ) -> dict[str, Any]:
         """The arguments of one call. The layers beneath must not retry: they would do so unseen and unpriced."""
         settings = self.settings
-        request = {**options, "model": settings.model, "messages": openai_messages(messages)}
+        request = {**options, "model": settings.model}
+        check_options(request)
+        request["messages"] = sendable_messages(messages)
         request.update(num_retries=0, max_retries=0, timeout=_limits())
         if client is not None:
             request["client"] = client
-        if settings.api_key is not None:
-            request["api_key"] = settings.api_key.get_secret_value()
+        if self._key is not None:
+            request["api_key"] = self._key
         if settings.address is not None:
             request["api_base"] = settings.address if client is None else str(client.base_url)
         if "tools" in request:
@@ -124,13 +136,13 @@ class LiteLLMChat(RemoteChat):
             request.update(stream=True, stream_options={"include_usage": True})
         return request
 
-    def _failure(self, error: Exception) -> Exception:
-        """litellm's error as ours, without its key."""
+    def _failure(self, error: Exception, built: bool) -> Exception:
+        """litellm's error as ours, without its key. Until the request is `built`, nothing was sent."""
         litellm = _library()
         if isinstance(error, ModelError):
             return error
         if isinstance(error, litellm.exceptions.MidStreamFallbackError) and error.original_exception is not None:
-            failure = self._failure(error.original_exception)
+            failure = self._failure(error.original_exception, built)
             vars(failure).pop("billed", None)  # part of an answer may have come before it
             return failure
         message = redact(str(error), self.settings)
@@ -140,6 +152,8 @@ class LiteLLMChat(RemoteChat):
             return unbilled(RefusedByModel(message))
         if isinstance(error, litellm.Timeout):
             return unbilled(ModelTimeoutError(message)) if not_sent(error) else ModelTimeoutError(message)
+        if _unbuildable(error, built):
+            return unbilled(ModelInvalidRequestError(message))
         if _garbled(error):
             return ModelAPIError(f"the answer of {self.settings.model} is not the protocol's: {message}")
         if isinstance(error, litellm.APIConnectionError) or _disconnected(error):
@@ -181,6 +195,16 @@ def _disconnected(error: BaseException) -> bool:
     return any(
         isinstance(each, APIConnectionError) and not isinstance(each, APITimeoutError) for each in beneath(error)
     )
+
+
+def _unbuildable(error: BaseException, built: bool) -> bool:
+    """Whether litellm found no form for the request, or its client none on the wire: a header beyond ASCII, say."""
+    errors = list(beneath(error))
+    if any(isinstance(each, UnicodeEncodeError) for each in errors):
+        return True
+    if built or getattr(error, "status_code", 500) < 500 or _disconnected(error):
+        return False
+    return isinstance(errors[-1], ValueError | TypeError | LookupError | AttributeError)
 
 
 def _garbled(error: BaseException) -> bool:

@@ -30,10 +30,10 @@ from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from dynflow.errors import MissingDependency
-from dynflow.models.base import openai_messages
 from dynflow.models.failures import from_connection, from_status, not_sent, unbilled
 from dynflow.models.remote import CONNECT_SECONDS, SILENT_SECONDS, RemoteChat
 from dynflow.models.secrets import address_parts, redact
+from dynflow.models.sendable import check_key, check_options, sendable_messages
 
 _OPTIONS = {"temperature": "temperature", "top_p": "top_p", "max_tokens": "num_predict", "stop": "stop", "seed": "seed"}
 
@@ -91,11 +91,14 @@ class OllamaChat(RemoteChat):
         if address.query:
             given["params"] = dict(parse_qsl(address.query))
         if settings.api_key is not None:
-            given["headers"]["authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
+            key = settings.api_key.get_secret_value()
+            check_key(key, settings.model)
+            given["headers"]["authorization"] = f"Bearer {key}"
         return self._clients.client(None, lambda: library.AsyncClient(**given))
 
     def _request(self, messages: Sequence[BaseMessage], given: dict[str, Any]) -> dict[str, Any]:
         """What to ask. It is always streamed: so a cancelled call stops the server's work too."""
+        check_options({**given, "model": self.settings.model})
         options = {_OPTIONS[key]: given.pop(key) for key in _OPTIONS if key in given}
         if self.settings.capabilities.context is not None:
             options["num_ctx"] = self.settings.capabilities.context
@@ -112,7 +115,7 @@ class OllamaChat(RemoteChat):
         return {
             **given,
             "model": self.settings.model,
-            "messages": [_message(message) for message in openai_messages(messages)],
+            "messages": [_message(message) for message in sendable_messages(messages)],
             "options": options,
             "stream": True,
         }
@@ -171,7 +174,7 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
         elif block["type"] == "image_url" and block["image_url"]["url"].startswith("data:"):
             images.append(block["image_url"]["url"].partition(",")[2])
         else:
-            raise ModelInvalidRequestError(f"Ollama takes text and images as data URLs, not {block['type']}")
+            raise unbilled(ModelInvalidRequestError(f"Ollama takes text and images as data URLs, not {block['type']}"))
     converted: dict[str, Any] = {"role": message["role"], "content": "\n".join(texts)}
     if images:
         converted["images"] = images

@@ -69,10 +69,10 @@ class Charge:
         self._settle(usage, cost(self._price, usage, seconds), seconds)
 
     def failed(self, error: BaseException | None, share: float = math.inf) -> None:
-        """Settle an attempt that failed, or (None) that was cut off: nothing where surely nothing was billed, else
-        the prompt and the received tokens, else, with nothing received, all that was reserved."""
+        """Settle an attempt that failed, or (None) that was cut off: nothing where nothing came and surely nothing was
+        billed, else the prompt and the received tokens, else, with nothing received, all that was reserved."""
         seconds = self._elapsed(share)
-        if error is not None and surely_unbilled(error):
+        if error is not None and surely_unbilled(error) and not self._received:  # a stream may end with a 429, too
             self._settle(None, 0.0, seconds)
             return
         usage = Usage(self.model, self._prompt_tokens, self._received or 0, estimated=True)

@@ -30,6 +30,8 @@ class Permit:
 class CircuitBreaker:
     """Closed, it admits every call; after so many failures in a row it is open, and admits none. When it has cooled
     down it is half open: it admits one call at a time, and that one's success closes it, its failure opens it again.
+    A probe that has not been heard of for the longest cool-down makes room for another: it may hang for good. Should
+    it succeed after all, that counts; its failure does not.
 
     What neither succeeded nor failed (it was cancelled, say) is withdrawn and changes nothing. Threads may share one.
     """
@@ -51,7 +53,10 @@ class CircuitBreaker:
         self._cool_down = cool_down
         self._opened: float | None = None
         """When it opened; None while it is closed."""
-        self._probing = False
+        self._probe: Permit | None = None
+        """The call admitted half open that is under way."""
+        self._probed = 0.0
+        """When that was admitted."""
 
     @property
     def state(self) -> Literal["closed", "open", "half_open"]:
@@ -70,10 +75,11 @@ class CircuitBreaker:
         with self._lock:
             if self._opened is None:
                 return Permit("closed", self._period)
-            if self._probing or self.seconds_left() > 0:
+            now = self._clock()
+            if self.seconds_left() > 0 or (self._probe is not None and now < self._probed + self._longest_cool_down):
                 return None
-            self._probing = True
-            return Permit("half_open", self._period)
+            self._probe, self._probed = Permit("half_open", self._period), now
+            return self._probe
 
     def succeeded(self, permit: Permit) -> None:
         """The call succeeded, or failed in a way that shows its model to be there."""
@@ -88,7 +94,7 @@ class CircuitBreaker:
     def failed(self, permit: Permit) -> None:
         """The call failed, and by the model's fault."""
         with self._lock:
-            if permit.period != self._period:
+            if permit.period != self._period or self._overtaken(permit):
                 return
             self._failures += 1
             if permit.state == "half_open":
@@ -101,10 +107,13 @@ class CircuitBreaker:
     def withdraw(self, permit: Permit) -> None:
         """The call was never made, was cancelled, or says nothing of the model: as if it had not been admitted."""
         with self._lock:
-            if permit.period == self._period and permit.state == "half_open":
-                self._probing = False
+            if permit is self._probe:
+                self._probe = None
+
+    def _overtaken(self, permit: Permit) -> bool:
+        return permit.state == "half_open" and permit is not self._probe
 
     def _change(self) -> None:
         self._period += 1
         self._failures = 0
-        self._probing = False
+        self._probe = None

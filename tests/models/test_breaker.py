@@ -77,27 +77,36 @@ class Machine(RuleBasedStateMachine):
         self.opened = 0.0
         self.counts: set[int] = set()
         """Calls under way, by the identity of their permits, whose end still counts."""
+        self.overtaken: set[int] = set()
+        """Probes under way that hung so long that another was admitted: only a success of theirs counts."""
+        self.probed = 0.0
 
     def turn(self, state: str) -> None:
         self.state, self.failures = state, 0
         self.counts.clear()
+        self.overtaken.clear()
 
     @rule(target=permits)
     def begin(self) -> object:
         permit = self.breaker.admit()
         waits = self.clock.now < self.opened + self.cool_down
-        refused = self.state == "open" and (waits or len(self.counts) == 1)
+        probing = len(self.counts) == 1 and self.clock.now < self.probed + LONGEST
+        refused = self.state == "open" and (waits or probing)
         assert (permit is None) == refused
         if permit is None:
             return multiple()
         assert permit.state == ("closed" if self.state == "closed" else "half_open")
+        if self.state == "open":
+            self.probed = self.clock.now
+            self.overtaken |= self.counts
+            self.counts.clear()
         self.counts.add(id(permit))
         return permit
 
     @rule(permit=consumes(permits))
     def succeed(self, permit: Permit) -> None:
         self.breaker.succeeded(permit)
-        if id(permit) in self.counts:
+        if id(permit) in self.counts | self.overtaken:
             self.counts.discard(id(permit))
             self.failures = 0
             if self.state == "open":
@@ -107,6 +116,7 @@ class Machine(RuleBasedStateMachine):
     @rule(permit=consumes(permits))
     def fail(self, permit: Permit) -> None:
         self.breaker.failed(permit)
+        self.overtaken.discard(id(permit))
         if id(permit) in self.counts:
             self.counts.discard(id(permit))
             self.failures += 1
@@ -123,6 +133,7 @@ class Machine(RuleBasedStateMachine):
         self.breaker.withdraw(permit)
         assert (self.breaker.state, self.breaker._failures) == before
         self.counts.discard(id(permit))
+        self.overtaken.discard(id(permit))
 
     @rule(seconds=st.sampled_from([0.5, FIRST, LONGEST]))
     def wait(self, seconds: float) -> None:
@@ -131,14 +142,12 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.state == "open")
     @rule()
     def recover(self) -> None:
-        """However it came to be open: with time, and one call that succeeds, it is closed."""
+        """However it came to be open, and whatever hangs: with time, and one call that succeeds, it is closed."""
         self.clock.now += LONGEST
-        permit = self.breaker.admit()
-        if permit is not None:
-            self.breaker.succeeded(permit)
-            assert self.breaker.state == "closed"
-            self.cool_down = FIRST
-            self.turn("closed")
+        self.breaker.succeeded(admitted(self.breaker))
+        assert self.breaker.state == "closed"
+        self.cool_down = FIRST
+        self.turn("closed")
 
     @invariant()
     def stands_where_expected(self) -> None:
@@ -192,6 +201,36 @@ def test_a_cancelled_probe_leaves_room_for_another() -> None:
     assert made.admit() is None
     made.withdraw(probe)
     admitted(made)
+
+
+def test_a_probe_that_hangs_makes_room_for_another() -> None:
+    clock = Clock()
+    made = opened(clock)
+    clock.now += FIRST
+    hanging = admitted(made)
+    clock.now += LONGEST - 1
+    assert made.admit() is None
+    clock.now += 1
+    probe = admitted(made)
+    made.failed(hanging)
+    made.withdraw(hanging)
+    assert state(made) == "half_open"
+    assert made.admit() is None
+    made.succeeded(probe)
+    assert state(made) == "closed"
+
+
+def test_a_probe_that_was_slow_may_succeed_after_all() -> None:
+    clock = Clock()
+    made = opened(clock)
+    clock.now += FIRST
+    slow = admitted(made)
+    clock.now += LONGEST
+    probe = admitted(made)
+    made.succeeded(slow)
+    assert state(made) == "closed"
+    made.failed(probe)
+    assert made._failures == 0
 
 
 def test_calls_that_began_before_it_opened_come_too_late() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -20,8 +21,7 @@ from dynflow.models.base import ProviderChat, openai_messages
 from dynflow.models.engine import Engine, Event, Job
 from dynflow.models.failures import timed_out
 from dynflow.models.openai_format import Reader
-
-_TICK = 0.5  # seconds; on Windows a wait without limit would not hear Ctrl-C
+from dynflow.waiting import take
 
 
 class LocalChat(ProviderChat):
@@ -29,7 +29,8 @@ class LocalChat(ProviderChat):
 
     The model is loaded at `warm_up` or the first call, once per process for all entries that name it alike. One
     request runs at a time; `settings.queue` more may wait, further ones raise Overloaded. Closing a stream, or
-    cancelling a task, stops the generation at its next token. Picklable: the copy loads anew.
+    cancelling a task, stops the generation at its next token; so does a synchronous node that nobody waits for any
+    more. Picklable: the copy loads anew.
     """
 
     _engine: Engine | None = PrivateAttr(default=None)
@@ -67,7 +68,7 @@ class LocalChat(ProviderChat):
     ) -> Iterator[ChatGenerationChunk]:
         options = self._options(stop, kwargs)
         timeout = options.pop("timeout", None)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
         engine = self._loaded()
         inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         job = Job(self._request(messages, options), inbox.put)
@@ -81,16 +82,12 @@ class LocalChat(ProviderChat):
         finally:
             engine.cancel(job)
 
-    def _next(self, inbox: queue.SimpleQueue[Event], job: Job, deadline: float | None, timeout: float | None) -> Event:
+    def _next(self, inbox: queue.SimpleQueue[Event], job: Job, deadline: float, timeout: float | None) -> Event:
         job.reader = threading.current_thread()
-        while True:
-            left = _TICK if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                raise timed_out(timeout, self.settings)
-            try:
-                return inbox.get(timeout=min(left, _TICK))
-            except queue.Empty:
-                continue
+        try:
+            return take(inbox, deadline)
+        except TimeoutError:
+            raise timed_out(timeout, self.settings) from None
 
     async def _astream(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any

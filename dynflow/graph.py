@@ -111,7 +111,7 @@ class CheckedGraph:
 
     @cached_property
     def live(self) -> frozenset[str]:
-        """Answers that stream as they come: nothing after their success can replace or lose them."""
+        """Answers that stream as they are written: nothing after their success can replace or lose them."""
         harmless = _harmless(self)
         return frozenset(name for name in self.nodes if _streams_live(self, name, harmless))
 
@@ -165,9 +165,11 @@ def to_digraph(nodes: Mapping[str, NodePlan], ways: Mapping[str, tuple[Way, ...]
 
 
 def _streams_live(graph: CheckedGraph, name: str, harmless: Mapping[str, bool]) -> bool:
-    """Whether no other answer can be reached, and nothing later can raise, once this answer has succeeded."""
+    """Whether it streams, and once it has succeeded no other answer can be reached and nothing later can raise."""
     plan = graph.nodes[name]
     if plan.role != "answer" or plan.common.buffer or plan.cls.group or name in graph.group_of:
+        return False
+    if not plan.cls.streams(plan.options):
         return False
     return all(harmless[target] for target in _ways_on(graph, name)) and not _may_get_stuck(graph, name)
 

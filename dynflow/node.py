@@ -259,6 +259,11 @@ class Node(ABC):
         return not cls.instant
 
     @classmethod
+    def streams(cls, options: Any) -> bool:
+        """Whether an answer may go out as it is written; False where it is only known when it is whole."""
+        return True
+
+    @classmethod
     def answer_type(cls, options: Any, scope: BuildScope) -> AnswerType:
         """The Python type of an answer's value."""
         return object

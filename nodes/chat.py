@@ -6,8 +6,9 @@ import importlib
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import Runnable
@@ -15,7 +16,6 @@ from pydantic import Field
 
 from dynflow.answers import Classification
 from dynflow.call_options import SAMPLING, sampling, with_tools
-from dynflow.closing import aclosing
 from dynflow.errors import NodeFailed, RefusedByModel
 from dynflow.language.references import Reference
 from dynflow.language.source import did_you_mean
@@ -26,6 +26,9 @@ from dynflow.models.settings import ModelSettings
 from dynflow.node import AnswerType, BuildScope, Call, Finding, ModelName, NodeOptions, Output, RunnableNode, Takes
 from dynflow.prompt_size import PromptSize
 from dynflow.request import estimate_tokens
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
 
 _MOST_SCHEMA_VALUES = 1_000
 _REFUSED = frozenset({"content_filter", "refusal", "SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST"})
@@ -102,6 +105,10 @@ class Chat(RunnableNode):
             yield Finding("bad_schema", f"`output` is no JSON schema to answer with: {fault}", ("output",))
 
     @classmethod
+    def streams(cls, options: Any) -> bool:
+        return not (options.labels or options.output)
+
+    @classmethod
     def answer_type(cls, options: Any, scope: BuildScope) -> AnswerType:
         return Classification if options.labels else dict if options.output else AIMessage
 
@@ -117,14 +124,13 @@ class Chat(RunnableNode):
         from dynflow.models.attempts import Attempts  # it brings tenacity, which a graph that only loads does not need
 
         options = call.options
-        plain = not (options.labels or options.output)
-        asked = call.call_options if plain else {}
+        asked = {} if options.labels or options.output else call.call_options
         settings = self.resources.model_settings(options.model)
         given = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
         given = sampling(given, asked, settings.max_tokens if isinstance(settings.max_tokens, int) else None)
         if options.logprobs:
             given["logprobs"] = True
-        format, instruction = _format(settings.provider, options, asked.get("response_format"))
+        format, instruction = self._format(settings.provider, asked.get("response_format"))
         given.update(format)
         system = "\n\n".join(part for part in (options.system, instruction) if part)
         messages = _with_system(system, _messages(call))
@@ -150,11 +156,11 @@ class Chat(RunnableNode):
         }
         value: Any = message
         if options.labels:
-            label = _match(text, options.labels, usage)
+            label = _match(text, self._labels, usage)
             value = Classification(label=label, confidence=ports["confidence"])
             ports.update(answer=value, label=label)
         elif options.output:
-            value = _validated(text, options.output, usage)
+            value = _validated(text, self._validator, usage)
             ports.update(answer=value)
         cut = message.response_metadata.get("finish_reason") == "length"
         return Output(ports, value, usage, notes=("the answer ends at max_tokens",) if cut else ())
@@ -169,19 +175,42 @@ class Chat(RunnableNode):
         attempts, messages = self.prepare(call)
         return self.finish(call, await attempts.ainvoke(messages, call.config))
 
-    def stream(self, call: Call) -> Iterator[Any]:
-        if call.options.labels or call.options.output:
-            yield self.run(call)
-        else:
-            yield from super().stream(call)
+    def _format(self, provider: str, asked: Mapping[str, Any] | None) -> tuple[dict[str, Any], str | None]:
+        """How the model is told which form the answer has: call options where its server binds it to one, and words.
 
-    async def astream(self, call: Call) -> AsyncIterator[Any]:
-        if call.options.labels or call.options.output:
-            yield await self.arun(call)
-        else:
-            async with aclosing(super().astream(call)) as items:
-                async for item in items:
-                    yield item
+        `asked` is the caller's `response_format`, in the OpenAI protocol's words.
+        """
+        options = self.options
+        if options.labels:
+            return {}, f"Answer with exactly one of these labels and nothing else: {', '.join(options.labels)}."
+        if options.output:
+            asked = {"type": "json_schema", "json_schema": {"name": "answer", "schema": options.output}}
+        if asked is None:
+            return {}, None
+        schema = (asked.get("json_schema") or {}).get("schema")
+        words = self._output_words if options.output else _words(schema)
+        if provider == "ollama":
+            return {"format": schema or "json"}, words
+        return {"response_format": asked} if provider in _TAKES_RESPONSE_FORMAT else {}, words
+
+    # What follows from `labels` and `output`, which no request changes, is made once.
+
+    @cached_property
+    def _labels(self) -> Mapping[str, re.Pattern[str]]:
+        """The labels, and what finds each as a word of its own."""
+        return {
+            label: re.compile(rf"(?<!\w){re.escape(label.strip().casefold())}(?!\w)") for label in self.options.labels
+        }
+
+    @cached_property
+    def _validator(self) -> Validator:
+        from jsonschema.validators import Draft202012Validator
+
+        return Draft202012Validator(self.options.output)
+
+    @cached_property
+    def _output_words(self) -> str:
+        return _words(self.options.output)
 
 
 def _messages(call: Call) -> list[BaseMessage]:
@@ -232,24 +261,11 @@ def _with_system(system: str, messages: list[BaseMessage]) -> list[BaseMessage]:
     return [SystemMessage(system), *messages]
 
 
-def _format(provider: str, options: Any, asked: Mapping[str, Any] | None) -> tuple[dict[str, Any], str | None]:
-    """How the model is told which form the answer has: call options where its server binds it to one, and words.
-
-    `asked` is the caller's `response_format`, in the OpenAI protocol's words.
-    """
-    if options.labels:
-        return {}, f"Answer with exactly one of these labels and nothing else: {', '.join(options.labels)}."
-    if options.output:
-        asked = {"type": "json_schema", "json_schema": {"name": "answer", "schema": options.output}}
-    if asked is None:
-        return {}, None
-    schema = (asked.get("json_schema") or {}).get("schema")
-    words = "Answer with one JSON object and nothing else."
-    if schema is not None:
-        words = f"Answer with one JSON object that fits this JSON schema and nothing else: {json.dumps(schema)}"
-    if provider == "ollama":
-        return {"format": schema or "json"}, words
-    return {"response_format": asked} if provider in _TAKES_RESPONSE_FORMAT else {}, words
+def _words(schema: Mapping[str, Any] | None) -> str:
+    """What the model is told of the JSON that it shall answer with."""
+    if schema is None:
+        return "Answer with one JSON object and nothing else."
+    return f"Answer with one JSON object that fits this JSON schema and nothing else: {json.dumps(schema)}"
 
 
 def _whole(result: Any) -> AIMessage:
@@ -302,7 +318,7 @@ def _confidence(message: AIMessage) -> float | None:
     return math.exp(math.fsum(values) / len(values)) if values else None
 
 
-def _match(text: str, labels: Sequence[str], usage: Usage) -> str:
+def _match(text: str, labels: Mapping[str, re.Pattern[str]], usage: Usage) -> str:
     """The label that the text is, or the only one that it names as a word of its own. Raises `NodeFailed`.
 
     A text that negates ("not safe") is none: what it means is not for a search of words to say.
@@ -311,7 +327,7 @@ def _match(text: str, labels: Sequence[str], usage: Usage) -> str:
     for label in labels:
         if plain == label.strip().casefold():
             return label
-    named = [label for label in labels if re.search(rf"(?<!\w){re.escape(label.strip().casefold())}(?!\w)", plain)]
+    named = [label for label, pattern in labels.items() if pattern.search(plain)]
     # A label inside a longer one that is named too ("good", "very good") does not count.
     named = [
         label for label in named if not any(label.casefold() in other.casefold() for other in named if other != label)
@@ -322,15 +338,14 @@ def _match(text: str, labels: Sequence[str], usage: Usage) -> str:
     return named[0]
 
 
-def _validated(text: str, schema: Mapping[str, Any], usage: Usage) -> Any:
+def _validated(text: str, validator: Validator, usage: Usage) -> Any:
     """The JSON in the text, if it fits. Raises `NodeFailed`."""
     from jsonschema.exceptions import ValidationError
-    from jsonschema.validators import Draft202012Validator
 
     body = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
     try:
         value = json.loads(body)
-        Draft202012Validator(schema).validate(value)
+        validator.validate(value)
     except ValueError as error:
         raise NodeFailed(f"the model's answer is no JSON: {error}", usage=usage) from None
     except ValidationError as error:

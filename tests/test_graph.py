@@ -18,6 +18,8 @@ NODES = {
     "topic": "{type: chat, model: small, role: signal, labels: [code, prose]}",
     "small": "{type: chat, model: small}",
     "large": "{type: chat, model: large}",
+    "label": "{type: chat, model: large, labels: [code, prose]}",
+    "object": "{type: chat, model: large, output: {type: object}}",
     "held": "{type: chat, model: large, buffer: true}",
     "reply": "{type: prompt, template: x, role: answer}",
     "both": "{type: parallel, of: [gauge, meter]}",
@@ -51,6 +53,9 @@ def codes(edges: str, *extra: str) -> list[str]:
     [
         ("start > small; small > end", {"small"}),
         ("start > held; held > end", set()),
+        # What is only known when it is whole does not stream.
+        ("start > label; label > end", set()),
+        ("start > object; object > end", set()),
         ("start > reply; reply > end", {"reply"}),
         # An answer that may be replaced is held; one that is left for another only when it failed streams.
         ("start > small; small > large if small.failed; small > end; large > end", {"small", "large"}),

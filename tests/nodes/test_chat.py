@@ -116,3 +116,15 @@ def test_a_model_that_was_not_handed_over_is_named() -> None:
         loads(text).invoke("x")
     with pytest.raises(ValueError, match="is str, not a LangChain chat model"):
         loads(text, models={"m": "gpt"}).invoke("x")
+
+
+def test_a_schema_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jsonschema import validators
+
+    made: list[Any] = []
+    real = validators.Draft202012Validator
+    asked = flow(FakeChat(replies=['{"n": 1}']), "output: {type: object, properties: {n: {type: integer}}}")
+    monkeypatch.setattr(validators, "Draft202012Validator", lambda schema: made.append(schema) or real(schema))
+    for _ in range(3):
+        assert asked.invoke("x") == {"n": 1}
+    assert len(made) == 1

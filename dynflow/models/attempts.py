@@ -20,7 +20,7 @@ from dynflow.closing import aclosing, closing
 from dynflow.errors import BudgetExceeded, failure_kind
 from dynflow.models.base import ProviderChat
 from dynflow.models.breaker import Permit
-from dynflow.models.failures import CircuitOpen, blames_model, shows_model
+from dynflow.models.failures import CircuitOpen, OutOfTime, blames_model, shows_model
 from dynflow.models.health import Health, health_of
 from dynflow.models.retries import RetryPolicy
 from dynflow.models.settings import ModelSettings
@@ -283,7 +283,7 @@ class _Attempt:
             breaker.withdraw(self._permit)
 
     def _hurried_out(self, error: Exception) -> bool:
-        return self._hurried and failure_kind(error) == "timeout"
+        return self._hurried and isinstance(error, OutOfTime)  # a service's own 504 speaks against it all the same
 
     def _tell(self, failed: str | None) -> None:
         attempts, seconds = self._attempts, time.perf_counter() - self._began

@@ -58,6 +58,10 @@ class NotReached(ModelConnectionError):
     billed = False
 
 
+class OutOfTime(ModelTimeoutError):
+    """The time limit that we set the call ran out: the service itself said nothing of a time-out."""
+
+
 class QuotaExhausted(ModelRateLimitError):
     """The account's quota is used up: a rate limit that no waiting mends."""
 
@@ -191,6 +195,6 @@ def from_connection(error: BaseException, message: str) -> ModelConnectionError:
     return NotReached(message) if not_sent(error) else ModelConnectionError(message)
 
 
-def timed_out(seconds: float | None, settings: ModelSettings) -> ModelTimeoutError:
+def timed_out(seconds: float | None, settings: ModelSettings) -> OutOfTime:
     """The error of a call that took longer than its timeout."""
-    return ModelTimeoutError(f"{settings.model} did not finish within {seconds:g} s")
+    return OutOfTime(f"{settings.model} did not finish within {seconds:g} s")

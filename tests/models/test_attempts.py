@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 from langchain_core import exceptions as lc
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import RunnableConfig
+from langchain_core.tracers._streaming import _StreamingCallbackHandler
 
 from dynflow import Flow, loads
 from dynflow.errors import (
@@ -32,10 +34,12 @@ from dynflow.errors import (
     StreamInterrupted,
     failure_kind,
 )
-from dynflow.models.failures import CircuitOpen, NotReached, QuotaExhausted, from_status, retry_after
+from dynflow.models.base import ProviderChat
+from dynflow.models.failures import CircuitOpen, NotReached, QuotaExhausted, from_status, retry_after, timed_out
 from dynflow.models.health import health_of
+from dynflow.models.settings import ModelSettings
 from dynflow.testing import FakeChat
-from dynflow.trace import Attempt
+from dynflow.trace import HELD_TAG, Attempt
 from tests.flow.recorder import Recorder
 from tests.pace import slowness
 
@@ -77,7 +81,7 @@ def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dynflow.models.retries.BACKOFF", 0.0)
 
 
-def flow(model: FakeChat, retries: int | None = 2, limits: str = "{}", node: str = "", price: str = "") -> Flow:
+def flow(model: BaseChatModel, retries: int | None = 2, limits: str = "{}", node: str = "", price: str = "") -> Flow:
     retrying = "" if retries is None else f", retries: {retries}"
     text = f"""
 version: 1
@@ -297,6 +301,27 @@ async def test_labels_are_tried_again_whatever_had_come(style: str) -> None:
     assert len(model.calls) == 2
 
 
+class Watcher(Recorder, _StreamingCallbackHandler):  # type: ignore[type-arg]
+    """One who passes tokens on as they come, as LangGraph's messages mode does."""
+
+    def tap_output_aiter(self, run_id: Any, output: Any) -> Any:
+        return output
+
+    def tap_output_iter(self, run_id: Any, output: Any) -> Any:
+        return output
+
+
+@pytest.mark.parametrize("style", WHOLE)
+async def test_a_watcher_sees_no_token_of_an_attempt_at_labels(style: str) -> None:
+    model = Flaky(replies=["yes it is"], failures=[from_status(None, "cut")], fail_after=2)
+    asked, watcher = flow(model, node=", labels: ['yes', 'no']"), Watcher()
+    config: RunnableConfig = {"callbacks": [watcher]}
+    await asked.ainvoke("q", config) if style == "ainvoke" else asked.invoke("q", config)
+    runs = [run for run, name in watcher.names.items() if name == "model"]
+    assert len(runs) == 2
+    assert all(HELD_TAG in watcher.tags[run] for run in runs)
+
+
 # How long
 
 
@@ -364,6 +389,20 @@ async def test_attempts_share_the_requests_time(style: str) -> None:
 
 
 # Called off
+
+
+@pytest.mark.parametrize("node", ["", ", labels: [a, b]"])
+async def test_a_cancelled_call_ends_its_runs(node: str) -> None:
+    model, recorder = FakeChat(hang_after=1), Recorder()
+    task = asyncio.create_task(flow(model, node=node).ainvoke("q", {"callbacks": [recorder]}))
+    while not model.calls or not model.calls[0].chunks:
+        await asyncio.sleep(0.005)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert "model" in recorder.names.values()
+    assert recorder.unfinished == []
+    assert model.calls[0].ended == "closed"
 
 
 async def waiting(model: Flaky) -> None:
@@ -491,6 +530,44 @@ async def test_cancelled_calls_and_deadlines_do_not_open_it() -> None:
             await asked.ainvoke("q")
     assert health_of(model).breaker.state == "closed"
     model.release()
+
+
+class Late(ProviderChat):
+    """An adapter of ours: a time-out of its service's, or (None) of the call's own limit."""
+
+    provider = "late"
+    status: int | None = None
+    hits: int = 0
+
+    def _stream(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> Iterator[ChatGenerationChunk]:
+        self.hits += 1
+        if self.status is None:
+            raise timed_out(kwargs["timeout"], self.settings)
+        raise from_status(self.status, "took too long")
+        yield
+
+
+@pytest.mark.parametrize(
+    ("status", "limits", "opens"),
+    [
+        (504, "{}", True),
+        (504, "{timeout: 60s}", True),
+        (408, "{timeout: 60s}", True),
+        (None, "{timeout: 60s}", False),
+    ],
+)
+def test_time_outs_of_a_service_open_it_whatever_time_the_request_has(
+    status: int | None, limits: str, opens: bool
+) -> None:
+    settings = ModelSettings(provider="litellm", model=f"late-{status}-{limits}", retries=0)
+    model = Late(settings=settings, status=status)
+    asked = flow(model, retries=None, limits=limits)
+    for _ in range(8):
+        with pytest.raises(lc.ModelError):
+            asked.invoke("q")
+    assert (health_of(model).breaker.state, model.hits) == (("open", 5) if opens else ("closed", 8))
 
 
 async def test_an_outage_does_not_multiply_its_load() -> None:

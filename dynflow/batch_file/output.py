@@ -6,9 +6,9 @@ import json
 import os
 import stat
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,6 +35,10 @@ class OutputFile:
         self.path = path
         self._descriptor = _open_alone(path)
         self._syncing = threading.Lock()
+        self._anew = path.with_name(f".{path.name}.redo")
+        """Where `remove` writes; only who holds the file does, so what is there now is of a process that was killed."""
+        with suppress(OSError):
+            self._anew.unlink()
 
     def __enter__(self) -> Self:
         return self
@@ -93,19 +97,19 @@ class OutputFile:
 
     def remove(self, unwanted: Callable[[Mapping[str, Any]], bool]) -> None:
         """Take rows out: the file is written anew beside the old one, and put in its place whole."""
-        anew, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        anew = os.open(self._anew, _FLAGS | os.O_EXCL, 0o600)
         try:
             with os.fdopen(anew, "wb") as file:
                 file.writelines(line for line, row in self._lines() if not unwanted(row))
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, os.fstat(self._descriptor).st_mode & 0o777)
+            self._anew.chmod(os.fstat(self._descriptor).st_mode & 0o777)
             old = self._descriptor
             if sys.platform == "win32":
                 os.close(old)  # an open file cannot be replaced there
-            os.replace(name, self.path)
+            self._anew.replace(self.path)
         except BaseException:
-            os.unlink(name)
+            self._anew.unlink()
             raise
         self._descriptor = _open_alone(self.path)
         if sys.platform != "win32":

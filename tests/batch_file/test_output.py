@@ -173,3 +173,31 @@ def test_what_is_taken_out_is_taken_whole_or_not_at_all(path, monkeypatch):
     assert ids(path) == [0, 2, 9]
     assert path.stat().st_mode & 0o777 == 0o640
     assert os.listdir(path.parent) == [path.name]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dynflow.batch_file.output import OutputFile
+OutputFile(Path(sys.argv[1])).remove(lambda row: os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def test_a_kill_while_rows_are_taken_out_leaves_nothing_behind(path):
+    """Only what a batch of this output left: the same folder may hold others."""
+    with OutputFile(path) as output:
+        output.append(row(1))
+    before = path.read_bytes()
+    others = [path.with_name(name) for name in (f".{path.name}.mine", f".{path.name}.gz.redo", ".out.redo")]
+    for other in others:
+        other.touch()
+    assert subprocess.run([sys.executable, "-c", KILLED, str(path)]).returncode == -9
+    assert len(os.listdir(path.parent)) == len(others) + 2
+    OutputFile(path).close()
+    assert path.read_bytes() == before
+    assert sorted(path.parent.iterdir()) == sorted([path, *others])
+    with OutputFile(path) as output:
+        output._anew.touch()  # as it is about to take rows out
+        with pytest.raises(BatchFileError, match="being written by another batch"):
+            OutputFile(path)
+        assert output._anew.exists()

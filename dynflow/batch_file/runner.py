@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 from uuid import UUID, uuid4
@@ -120,10 +119,9 @@ class BatchRun:
         try:
             with _observing(self._records):
                 await self._work(self._concurrency, told)
-                if self._refused and self.report.stopped is None:
-                    self._alone = True  # what others had reserved is free again: one by one, as far as it goes
-                    self._waiting, self._refused = chain(self._refused, self._waiting), []
-                    await self._work(1, told)
+                while self._refused and self.report.stopped is None:
+                    await self._work_alone(told)
+                    await self._work(self._concurrency, told)
         finally:
             self.report.seconds = time.perf_counter() - began
             self._output.sync()
@@ -168,6 +166,14 @@ class BatchRun:
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
+    async def _work_alone(self, told: Callable[[Report], None]) -> None:
+        """Run the rows that were refused one by one: what others had reserved is free again."""
+        others, self._waiting, self._refused = self._waiting, iter(self._refused), []
+        self._alone = True
+        await self._work(1, told)
+        self._alone = False
+        self._waiting = others
+
     async def _worker(self, told: Callable[[Report], None]) -> None:
         while self.report.stopped is None and not self._refused:
             row = next(self._waiting, None)
@@ -206,12 +212,12 @@ class BatchRun:
         """The row's line of the output. Raises what the row is not to blame for."""
         run = uuid4()
         answer, failure = None, None
-        self._records[run] = Trace(self._flow.get_name()), Ledger()
+        self._records.of[run] = Trace(self._flow.get_name()), Ledger()
         try:
             result = await self._flow.arun(row.input, {**self._config, "run_id": run})
             trace, ledger, answer = result.trace, result.ledger, plain_answer(result.value)
         except Exception as error:
-            trace, ledger = self._records[run]
+            trace, ledger = self._records.of[run]
             day_spent = isinstance(error, BudgetExceeded) and error.limit == "usd_per_day"
             if day_spent and self._alone:
                 self._stop(error)
@@ -220,7 +226,7 @@ class BatchRun:
                 raise
             failure = {"kind": failure_kind(error), "message": _told(error)}
         finally:
-            del self._records[run]
+            del self._records.of[run]
         paid = self._paid.pop(row.line, 0.0)
         return {
             "id": row.id,
@@ -240,8 +246,12 @@ class BatchRun:
         self.report.stopped = self.report.stopped or _told(error)
 
 
-class _Records(dict[UUID, tuple[Trace, Ledger]]):
-    """The records of requests that have ended, those that failed too, by run."""
+class _Records:
+    """The records of requests that have ended, those that failed too."""
+
+    def __init__(self) -> None:
+        self.of: dict[UUID, tuple[Trace, Ledger]] = {}
+        """By run."""
 
     def visit_begun(self, *_: object) -> None:
         """Only whole requests matter here."""
@@ -251,8 +261,8 @@ class _Records(dict[UUID, tuple[Trace, Ledger]]):
 
     def request_ended(self, flow: UUID, trace: Trace, ledger: Ledger) -> None:
         """Keep it where somebody will take it away: of no sub-graph, of no other flow."""
-        if flow in self:
-            self[flow] = trace, ledger
+        if flow in self.of:
+            self.of[flow] = trace, ledger
 
 
 @contextmanager

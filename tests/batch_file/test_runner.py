@@ -7,6 +7,7 @@ import json
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,27 @@ async def test_the_days_budget_stops_the_batch_and_burns_no_row(files):
     assert files.ids() == list(range(30))
 
 
+async def test_after_a_refusal_by_the_day_rows_run_side_by_side_again(files):
+    # A call costs 0.1 and may cost 1: of the first eight rows four are refused.
+    under_way = 0
+    company: list[bool] = []
+
+    class Counting(FakeChat):
+        async def _astream(self, *arguments: Any, **options: Any) -> Any:
+            nonlocal under_way
+            company.append(under_way > 0)
+            under_way += 1
+            async for chunk in super()._astream(*arguments, **options):
+                yield chunk
+            under_way -= 1
+
+    files.write([HARD] * 24)
+    report = await files.run(flow("limits: {usd_per_day: 4.0}", large=Counting(replies=["long"], delay=0.1)))
+    assert (report.finished, report.failed, report.stopped) == (24, 0, None)
+    assert sum(company[:4]) == 3
+    assert any(company[4:])
+
+
 async def test_a_row_that_is_too_dear_for_a_request_is_a_failure_of_its_own(files):
     files.write([EASY, HARD, EASY])
     report = await files.run(flow("limits: {usd_per_request: 0.5, usd_per_day: 9.0, max_tokens: 10}"))
@@ -381,9 +403,19 @@ edges:
     files.write([HARD] * 4)
     with BatchRun(loads(outer, base=tmp_path, models=models), files.source, files.target) as batch:
         report = await batch.run()
-        assert not batch._records
+        assert not batch._records.of
     assert report.usd == pytest.approx(0.008)
     assert files.rows()[0]["path"] == ["start", "sub", "end"]
+    assert observers == []
+
+
+def test_batches_at_once_keep_to_their_own_records():
+    with ExitStack() as first:
+        first.enter_context(runner._observing(runner._Records()))
+        second = runner._Records()
+        with runner._observing(second):
+            first.close()
+            assert [each for each in observers if each is second]
     assert observers == []
 
 

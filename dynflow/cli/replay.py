@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -141,8 +140,9 @@ def _differing_lines(line: int, replayed: Replayed) -> Iterator[str]:
         return
     yield f"{at} {path}  (was {recorded})"
     # The first edge that is another one says why; what follows, follows from it. A walk that ends early has none.
-    same = len(os.path.commonprefix([replayed.path, replayed.recorded]))
-    yield from decision_lines([decision_as_dict(decision) for decision in replayed.decisions[max(0, same - 1) :][:1]])
+    steps = zip(replayed.decisions, replayed.path[1:], (*replayed.recorded[1:], ""), strict=False)
+    first = next((decision for decision, now, then in steps if now != then), None)
+    yield from decision_lines([decision_as_dict(first)] if first is not None else [])
 
 
 def _summary_lines(tally: Tally) -> Iterator[str]:

@@ -28,14 +28,7 @@ from tests.faults.server import FaultServer, serving
 from tests.flow.recorder import Recorder
 
 pytest.importorskip("litellm")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # litellm uses what pydantic is about to drop
-    # litellm makes a coroutine in a worker thread; who is cancelled meanwhile never takes it. Nothing was sent by then.
-    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:Exception ignored in. <coroutine object OpenAI:pytest.PytestUnraisableExceptionWarning"
-    ),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # litellm uses what pydantic is about to drop
 REQUESTS = 1_000 * EFFORT
 CANCELS = 100 * EFFORT
 AT_ONCE = 16
@@ -122,9 +115,9 @@ async def test_requests_leave_nothing_behind(server: FaultServer) -> None:
         assert server.open == 0
         return Standing()
 
-    warm = await make(max(400, REQUESTS // 5))
+    warm = await make(REQUESTS // 5)
     done = await make(REQUESTS)
-    assert sum(came_to.values()) == REQUESTS + max(400, REQUESTS // 5)
+    assert sum(came_to.values()) == REQUESTS + REQUESTS // 5
     assert came_to["answer"] > 0.7 * sum(came_to.values()), came_to
     assert set(came_to) <= {"answer", "unavailable"}, came_to  # what is raised was interrupted
     assert done.files <= warm.files
@@ -143,7 +136,7 @@ async def test_connections_are_used_again(server: FaultServer, provider: str) ->
     left = count()
 
     async def work() -> None:
-        while next(left) < max(300, CANCELS):
+        while next(left) < max(200, CANCELS):
             await ask(flow, "astream")
 
     await asyncio.gather(*(work() for _ in range(AT_ONCE // 2)))

@@ -12,6 +12,7 @@ import networkx as nx
 from dynflow.language.evaluate import Evaluator
 from dynflow.language.expression import Comparison, Constant, Either, Items, Port, Term, measured_ports, parts_of
 from dynflow.language.facts import Facts, facts, mentions_failure
+from dynflow.language.references import Reference
 from dynflow.language.source import Source
 from dynflow.language.spec import END, START, CommonOptions, GraphSpec, Role
 from dynflow.language.types import PortType
@@ -91,6 +92,18 @@ class CheckedGraph:
         terms = (way.term for outgoing in self.ways.values() for way in outgoing if way.term is not None)
         parts = (part for term in terms for part in parts_of(term) if isinstance(part, Constant))
         return frozenset(part.value for part in parts if isinstance(part.value, str))
+
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """Names that the graph gives to what records hold: in conditions and references, as ids, labels and fields."""
+        paths = [port.path for outgoing in self.ways.values() for way in outgoing for port in way.reads]
+        for owner in (*(plan.options for plan in self.nodes.values()), *self.spec.models.values()):
+            for reference in owner.references().values():
+                targets = reference.targets if isinstance(reference, Reference) else ()
+                paths += [tuple(port.split(".")) for _, port in targets]
+        types = [kind for plan in self.nodes.values() for kind in plan.ports.values()]
+        told = [*paths, *(kind.values or () for kind in types), *(kind.fields or () for kind in types)]
+        return self.words.union(self.nodes, self.spec.models, *told)
 
     @cached_property
     def measured(self) -> frozenset[tuple[str, str]]:

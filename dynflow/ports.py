@@ -28,9 +28,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (bool, int, float))
 
 
-def plain_ports(ports: Mapping[str, Any], declared: Mapping[str, PortType], words: frozenset[str]) -> dict[str, Any]:
-    """Port values that explain without holding content: numbers, flags, records of numbers, and texts of a closed set
-    or among `words`, which the graph itself names."""
+def plain_ports(
+    ports: Mapping[str, Any], declared: Mapping[str, PortType], words: frozenset[str], keys: frozenset[str]
+) -> dict[str, Any]:
+    """Port values that explain without holding content: numbers, flags, and texts of a closed set or among `words`,
+    which the graph itself names; of records of numbers, what stands under `keys`, which it names too."""
     kept: dict[str, Any] = {}
     for name, value in ports.items():
         if isinstance(value, str):
@@ -40,5 +42,9 @@ def plain_ports(ports: Mapping[str, Any], declared: Mapping[str, PortType], word
         else:
             plain = value is None or _is_number(value)
         if plain and not (isinstance(value, float) and not math.isfinite(value)):
-            kept[name] = dict(value) if isinstance(value, Mapping) else value
+            kept[name] = _under(keys, value) if isinstance(value, Mapping) else value
     return kept
+
+
+def _under(keys: frozenset[str], record: Mapping[Any, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if isinstance(key, str) and key in keys}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -99,7 +99,24 @@ class _Ports(dict[str, Any]):
         self._owner = owner
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else self._replay.withheld(self._owner, key)
+        if key not in self:
+            return self._replay.withheld(self._owner, key)
+        return self._replay.told(self._owner, key, self[key])
+
+
+class _Fields(dict[str, Any]):
+    """A record's fields as far as the graph named them; asking another graph's record for one more is noted."""
+
+    def __init__(self, values: Mapping[str, Any], length: int, absent: Callable[[str], Any]) -> None:
+        super().__init__(values)
+        self._length = length
+        self._absent = absent
+
+    def __len__(self) -> int:
+        return self._length
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else self._absent(key)
 
 
 class _Replay:
@@ -233,10 +250,24 @@ class _Replay:
             value = values.get(f"budget.{name}", UNKNOWN)
             return math.inf if value is None else self.withheld(owner, name) if value is UNKNOWN else value
         if name in self.record["input"]:
-            return self.record["input"][name]
+            return self.told(owner, name, self.record["input"][name])
         if self.content is not None:
             return Request(request_of(self.content["request"]), declared=self.graph.spec.inputs).port(name)
         return self.withheld(owner, name)
+
+    def told(self, owner: str, name: str, value: Any) -> Any:
+        """A value that the record holds. Of a record it holds what its graph named, and not the others' number."""
+        if not isinstance(value, Mapping):
+            return value
+        length = self.record.get("lengths", {}).get(f"{owner}.{name}")
+        if length is None and (owner, name) in self.graph.measured:
+            return self.withheld(owner, name)
+        named_all = self.record["graph_hash"] == self.flow.graph_hash
+
+        def absent(key: str) -> Any:
+            return UNKNOWN if named_all else self.withheld(owner, f"{name}.{key}")
+
+        return _Fields(value, len(value) if length is None else length, absent)
 
     def withheld(self, owner: str, name: str) -> Any:
         """What stands for a value that the record does not hold; that it was asked for is noted."""

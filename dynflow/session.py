@@ -269,7 +269,7 @@ class Session:
                 done.error is None,
                 done.seconds,
                 usd,
-                plain_ports(state.ports, plan.ports, self.graph.words),
+                plain_ports(state.ports, plan.ports, self.graph.words, self.graph.keys),
                 Failure.of(done.error) if done.error is not None else None,
                 (*visit.notes, *(output.notes if output is not None else ())),
                 tuple(visit.attempts),
@@ -336,7 +336,7 @@ class Session:
         trace.decisions = self.walk.decisions
         trace.degraded = self.walk.degraded
         read = {name: self.request.port(name) for name in sorted(self.graph.input_read - {"text", "messages"})}
-        trace.input = plain_ports(read, {}, self.graph.words)
+        trace.input = plain_ports(read, {}, self.graph.words, self.graph.keys)
         lengths = {(owner, port): self.walk.lookup(owner, port) for owner, port in self.graph.measured}
         trace.lengths = {
             f"{owner}.{port}": len(value)

@@ -14,6 +14,7 @@ from dynflow.testing import FakeChat
 from tests.flow.shapes import Case, Shape
 from tests.flow.test_shapes import CASES, config_of, flow_of, let_go
 from tests.records import CASCADE, QUESTION, STYLES, cascade, ends, records, traced
+from tests.test_trace import COUNTED, COUNTS, counts
 
 NOT_TOLD = {
     "unknown: what failed or did not run",
@@ -183,6 +184,18 @@ def test_conditions_over_content(tmp_path: Path) -> None:
     content = cascade(FakeChat(), FakeChat(), text=text, trace=traced(tmp_path / "c", content=True))
     assert rerun(content).verdict == "same"  # `check.confidence < …` is true whatever the text was
     assert rerun(content, trust_above=0.1).why.endswith("reads local.text, which the record does not hold")  # type: ignore[union-attr]
+
+
+def test_records_of_numbers_are_known_as_far_as_their_graph_named_them(tmp_path: Path) -> None:
+    flow = counts(tmp_path / "t")
+    flow.invoke(COUNTED)
+    (record,) = records(tmp_path / "t")
+    assert replay(flow, record).verdict == "same"
+    longer = counts(tmp_path / "u", COUNTS.replace("len(count.counts) > 9", "len(count.counts) > 2"))
+    assert replay(longer, record).path == ("start", "count", "sorry", "end")
+    for unknown in ("count.counts.other > 1", "len(count.by_route) > 2"):
+        edited = counts(tmp_path / "u", COUNTS.replace("len(count.counts) > 9", unknown))
+        assert "which the record does not hold" in (replay(edited, record).why or "")
 
 
 def test_budgets_are_known_on_the_recorded_path_alone(tmp_path: Path) -> None:

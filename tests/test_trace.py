@@ -13,7 +13,7 @@ import pytest
 from langchain_core.exceptions import ModelInvalidRequestError
 from langchain_core.messages import HumanMessage
 
-from dynflow import DeadlineExceeded, InputError, ParamError, StreamInterrupted, load, loads
+from dynflow import DeadlineExceeded, Flow, InputError, ParamError, StreamInterrupted, load, loads
 from dynflow.hashes import graph_hash
 from dynflow.testing import FakeChat
 from dynflow.trace import Failure
@@ -234,6 +234,46 @@ def test_no_record_holds_content(fault: str, style: str, tmp_path: Path) -> None
     written = (tmp_path / "t").read_text("utf-8")
     assert len(records(tmp_path / "t")) == 1
     assert CANARY not in written
+
+
+COUNTS = """
+version: 1
+inputs: {tally: {type: record}}
+nodes:
+  count: {type: runnable, name: count, role: signal, ports: {counts: record, by_route: record}}
+  route: {type: chat, model: m, role: signal, labels: [billing, other]}
+  sorry: {type: prompt, role: answer, template: "{x}", with: {x: "${count.counts.shown ?? input.text}"}}
+edges:
+  - {from: start, to: sorry, when: input.tally.high > 100}
+  - {from: start, to: count}
+  - {from: count, to: sorry, when: "count.failed or count.counts.total > 100 or len(count.counts) > 9"}
+  - {from: count, to: route}
+  - {from: route, to: sorry}
+  - {from: sorry, to: end}
+models: {m: {provider: host}}
+"""
+
+
+COUNTED = {"input": QUESTION, "tally": {CANARY: 1, "high": 2}}
+
+
+def counts(path: Path, text: str = COUNTS) -> Flow:
+    given = {"counts": {CANARY: 1, "total": 2, "shown": 3}, "by_route": {"billing": 0.5, "sorry": 0.2, CANARY: 0.3}}
+    models = {"m": FakeChat(replies=["billing"])}
+    return loads(text, models=models, runnables={"count": lambda _: given}, trace=traced(path))
+
+
+def test_no_record_holds_content_as_a_key(tmp_path: Path) -> None:
+    flow = counts(tmp_path / "t")
+    flow.invoke(COUNTED)
+    (record,) = records(tmp_path / "t")
+    assert CANARY not in (tmp_path / "t").read_text("utf-8")
+    assert record["nodes"][0]["values"] == {
+        "counts": {"total": 2, "shown": 3},
+        "by_route": {"billing": 0.5, "sorry": 0.2},
+    }
+    assert record["input"]["tally"] == {"high": 2}
+    assert record["lengths"] == {"count.counts": 3}
 
 
 def test_content_is_written_where_it_is_asked_for(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def _run(flow: Flow, source: Path, target: Path, **options: Any) -> Report:
         progress = Progress(sys.stderr)
         try:
             if report.left:
+                _warn_of_endless_models(flow)
                 batch.warm_up()
                 asyncio.run(batch.run(progress))
         except (KeyboardInterrupt, Exception):
@@ -100,6 +101,18 @@ def _run(flow: Flow, source: Path, target: Path, **options: Any) -> Report:
             raise
         progress.end()
     return report
+
+
+def _warn_of_endless_models(flow: Flow) -> None:
+    """Say which models let rows run one at a time only."""
+    from dynflow.batch_file.reserving import endless_models
+
+    if names := ", ".join(map(repr, endless_models(flow))):
+        click.echo(
+            f"{click.style('warning:', fg='yellow', bold=True)} a call of {names} reserves all that "
+            "limits.usd_per_day leaves, so rows that need it run one at a time: give the model `max_tokens:`",
+            err=True,
+        )
 
 
 def _how_to_go_on(report: Report) -> str:

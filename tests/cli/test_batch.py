@@ -255,3 +255,38 @@ def test_without_standard_error(canned, source, target):
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert json.loads(done.stdout)["finished"] == 2
+
+
+ENDLESS = """
+version: 1
+models: {large: {provider: litellm, model: nobody/knows-this, price: {input: 1, output: 1}MOST}}
+nodes:
+  cloud: {type: chat, model: large}
+  short: {type: prompt, role: answer, template: short}
+edges:
+  - {from: start, to: cloud, when: input.tokens > 1000}
+  - {from: start, to: short}
+  - {from: cloud, to: end}
+  - {from: short, to: end}
+limits: {LIMITS}
+"""
+
+
+@pytest.mark.parametrize(
+    ("limits", "most", "warned"),
+    [
+        ("usd_per_day: 1", "", True),
+        ("usd_per_day: 1", ", max_tokens: 10", False),
+        ("usd_per_day: 1", ", capabilities: {context: 4096}", False),
+        ("usd_per_day: 1, max_tokens: 10", "", False),
+        ("usd_per_day: 1, usd_per_request: 0.1", "", False),
+        ("usd_per_request: 1", "", False),
+    ],
+)
+def test_a_model_whose_calls_reserve_the_whole_day_is_told_of(invoke, write, source, target, limits, most, warned):
+    graph = write("endless.yaml", ENDLESS.replace("MOST", most).replace("LIMITS", limits))
+    result = invoke("batch", graph, "-i", source, "-o", str(target))
+    assert result.exit_code == 0
+    assert result.stderr.count("warning: a call of 'large' reserves all that limits.usd_per_day leaves") == warned
+    assert ("give the model `max_tokens:`" in result.stderr) == warned
+    assert "warning" not in invoke("batch", graph, "-i", source, "-o", str(target)).stderr  # nothing is left to run

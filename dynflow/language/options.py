@@ -8,6 +8,7 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -46,6 +47,15 @@ Duration = Annotated[
     float,
     BeforeValidator(parse_duration, json_schema_input_type=Annotated[str, Field(pattern=rf"^{_DURATION.pattern}$")]),
 ]
+
+
+def _not_at_once(seconds: float) -> float:
+    if seconds <= 0:
+        raise ValueError("a time limit must be more than 0")
+    return seconds
+
+
+TimeLimit = Annotated[Duration, AfterValidator(_not_at_once)]
 
 
 class Options(BaseModel):

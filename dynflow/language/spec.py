@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from dynflow.language.expression import CONSTANTS, FUNCTIONS
-from dynflow.language.options import Duration, Options
+from dynflow.language.options import Options, TimeLimit
 from dynflow.language.references import IDENTIFIER
 from dynflow.language.types import DECLARABLE, INPUT_TYPES, type_of_value
 from dynflow.models.settings import ModelSettings
@@ -148,7 +148,7 @@ class CommonOptions(Options):
     static: ClassVar[frozenset[str]] = frozenset({"type", "timeout", "buffer", "on_failure", "role"})
 
     type: str = Field(description="a registered node type; `dynflow nodes` lists them")
-    timeout: Duration | None = Field(
+    timeout: TimeLimit | None = Field(
         default=None, description="the node fails (`timeout`) after this long, such as 30s"
     )
     buffer: bool = Field(
@@ -196,7 +196,7 @@ class Limits(_Closed):
     baseline_share: float | None = Field(
         default=None, ge=0, le=1, description="share of one caller's requests of a day that may take the baseline"
     )
-    timeout: Duration | None = Field(default=None, description="time one request may take, such as 60s")
+    timeout: TimeLimit | None = Field(default=None, description="time one request may take, such as 60s")
     max_input_tokens: int | None = Field(default=None, gt=0, description="a longer request is refused")
     max_tokens: int | None = Field(
         default=None, gt=0, description="most tokens of one answer, whatever its model allows"

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, model_validator
 
-from dynflow.language.options import Duration, Options
+from dynflow.language.options import FROM_TEXT, Options, TimeLimit
 
 Provider = Literal["llama_cpp", "transformers", "litellm", "ollama", "encoder", "diffusers", "host"]
 PROVIDERS: tuple[str, ...] = get_args(Provider)
 
 
 class Rates(BaseModel):
-    """USD per million tokens."""
+    """USD per million tokens. A price of which only one side is given is no price (see `known`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -69,8 +70,15 @@ class Capabilities(BaseModel):
     context: int | None = Field(default=None, gt=0, description="context window, in tokens")
 
 
-def _hide_credentials(value: Any) -> Any:
-    """An address that holds a password or a query, where keys may stand, is a secret as a whole."""
+def _hide_credentials(value: Any, info: ValidationInfo) -> Any:
+    """An address that holds a password or a query, where keys may stand, is a secret as a whole.
+
+    In a graph's text it must be whole; in the environment, `host:port` is how some services write theirs.
+    """
+    if info.context is FROM_TEXT and isinstance(value, str):
+        split = urlsplit(value)
+        if split.scheme not in ("http", "https") or not split.hostname:
+            raise ValueError("an address must begin with http:// or https:// and name a host")
     return SecretStr(value) if isinstance(value, str) and ("@" in value or "?" in value) else value
 
 
@@ -92,7 +100,7 @@ class ModelSettings(Options):
     max_tokens: int | None = Field(default=None, gt=0, description="most tokens of one answer")
     stop: list[str] | None = Field(default=None, description="texts that end an answer, left out of it")
     seed: int | None = Field(default=None, ge=0, lt=2**31, description="makes sampling repeatable")
-    timeout: Duration | None = Field(default=None, description="for one attempt, such as 30s")
+    timeout: TimeLimit | None = Field(default=None, description="for one attempt, such as 30s")
     retries: int | None = Field(
         default=None,
         ge=0,

@@ -19,6 +19,8 @@ from dynflow.language.references import EnvironmentReference, Reference
 from dynflow.language.sealing import literal_secrets
 from dynflow.language.source import Source, did_you_mean
 from dynflow.language.spec import GraphSpec
+from dynflow.models.known import known
+from dynflow.models.settings import Price
 from dynflow.node import NamesModel
 from dynflow.nodetable import NodeTable, marked
 from dynflow.subgraphs import locate_subgraph
@@ -113,22 +115,34 @@ def _compile(table: NodeTable) -> CheckedGraph:
     ways, whole = check_edges(table, group_of)
     check_references(table, group_of)
     check_baseline(table)
+    _check_prices(source, table.spec)
     _check_options(table)
     nodes = {name: table.plan(name) for name in table.classes}
-    known = (
+    shaped = (
         whole
         and grouped
         and len(nodes) == len(table.spec.nodes)
         and not any(path[0] == "nodes" for path in source.dropped)
     )
     # What follows from the shape is worth saying only of a shape that is known, and of conditions that are sound.
-    if known and check_shape(source, nodes, ways) and not source.errors():
+    if shaped and check_shape(source, nodes, ways) and not source.errors():
         certainty = Certainty(nodes, ways, to_digraph(nodes, ways))
         check_ends(source, nodes, ways, certainty)
         check_certain(source, nodes, certainty, group_of)
     if not source.errors():
         _warn(source, table.spec, nodes, ways)
     return CheckedGraph(table.spec, source, nodes, ways)
+
+
+def _check_prices(source: Source, spec: GraphSpec) -> None:
+    """Report prices of which a side is missing: it must not count as free."""
+    for model, settings in spec.models.items():
+        if isinstance(settings.price, Price) and known(settings).price is None:
+            text = (
+                "a price needs both `input` and `output`, in its tiers too, for nothing else says what the model "
+                "costs: give both; 0 where it is free"
+            )
+            source.report("bad_value", text, ("models", model, "price"), key=True)
 
 
 def _check_options(table: NodeTable) -> None:
@@ -151,11 +165,18 @@ def _warn(source: Source, spec: GraphSpec, nodes: Mapping[str, NodePlan], ways: 
         getattr(plan.options, option) for plan in nodes.values() for option in marked(plan.cls.Options, NamesModel)
     }
     source.secrets.extend(literal_secrets(spec.models))
+    limited = spec.limits.usd_per_request is not None or spec.limits.usd_per_day is not None
     for model, settings in spec.models.items():
         if model not in named:
             text = f"no node uses the model {model!r}: remove it, or name it in a node"
             source.report("unused", text, ("models", model), key=True, severity="warning")
             continue
+        if limited and isinstance(settings.model, str) and settings.price is None and known(settings).price is None:
+            text = (
+                f"the price of {model!r} is not known, and a limit in USD is set: every call of it will be refused; "
+                "give it a `price:`"
+            )
+            source.report("unknown_price", text, ("models", model), key=True, severity="warning")
         for option in ("api_key", "api_base"):  # an address is a secret where it holds a password or a query
             if isinstance(getattr(settings, option), SecretStr):
                 text = f"a key of the model {model!r} stands in the file: write ${{env:NAME}}, to keep it out of copies"

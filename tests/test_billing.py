@@ -242,7 +242,12 @@ def test_real_tokenizers_make_no_more_tokens_than_are_reserved() -> None:
 ONE = """
 version: 1
 models:
-  m: {{provider: ollama, model: tiny, api_base: "http://127.0.0.1:{port}", max_tokens: 100, price: {{output: 10}}}}
+  m:
+    provider: ollama
+    model: tiny
+    api_base: "http://127.0.0.1:{port}"
+    max_tokens: 100
+    price: {{input: 0, output: 10}}
 nodes:
   a: {{type: chat, model: m}}
 edges:

@@ -103,6 +103,8 @@ CODES: dict[str, str] = {
     "or an edge "
     "`when: <node>.failed`.",
     "literal_secret": "A key stands in the file itself, and so in every copy of it. Write `${env:NAME}`.",
+    "unknown_price": "A limit in USD is set and nothing says what a model costs, so every call of it will be refused. "
+    "Give it a `price:`.",
     "missing_environment": "An environment variable is not set: the model fails until it is. Export it.",
     "mixed_answers": "The answers are of different types, so the graph cannot stand in for a chat model. Make "
     "them alike, "

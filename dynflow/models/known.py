@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dynflow.models.embedded import MODELS
-from dynflow.models.settings import Capabilities, ModelSettings, Price, Tier
+from dynflow.models.settings import Capabilities, ModelSettings, Price, Rates, Tier
 
 _LOCAL = frozenset({"llama_cpp", "transformers", "ollama", "encoder", "diffusers"})
 _LENGTH = re.compile(r"input_cost_per_token(_above_(\d+)k_tokens)")
+R = TypeVar("R", bound=Rates)
 _PRICE_LIST = "model_prices_and_context_window_backup.json"
 
 
@@ -30,10 +31,17 @@ class Known:
 def known(settings: ModelSettings) -> Known:
     """Price and capabilities: what the settings say, else the embedded model's, else litellm's bundled price list.
 
-    Local models cost nothing unless the settings give a price. litellm is not imported: its list is read as a file.
+    Local models cost nothing unless the settings give a price. What a given price lacks of `input` and `output` is the
+    listed one's; where none is listed it is unknown, but for a model that is paid for by the second, or local, whose
+    tokens may both go without. litellm is not imported: its list is read as a file.
     """
-    entry = _listed(settings.model) if settings.provider == "litellm" else {}
-    price = settings.price or (Price() if settings.provider in _LOCAL else _price(entry))
+    named = settings.provider == "litellm" and isinstance(settings.model, str)  # not yet, where it is a reference
+    entry = _listed(settings.model) if named else {}
+    price = _price(entry)
+    if settings.price is not None:
+        price = _completed(settings.price, price, settings.provider in _LOCAL)
+    elif settings.provider in _LOCAL:
+        price = Price()
     if settings.model in MODELS:
         found = MODELS[settings.model].capabilities
     elif settings.provider == "llama_cpp":
@@ -43,6 +51,26 @@ def known(settings: ModelSettings) -> Known:
     else:
         found = _capabilities(entry)
     return Known(price, found.model_copy(update=settings.capabilities.model_dump(exclude_none=True)))
+
+
+def _completed(given: Price, listed: Price | None, local: bool) -> Price | None:
+    """A given price with both sides, also of its tiers, or None where nothing says what one of them is."""
+    free = local or given.second > 0
+    base = _both_sides(given, listed, free)
+    tiers: list[Tier] = given.tiers
+    if base is not given and not tiers and listed is not None:  # what is listed costs more in long prompts, too
+        sides = given.model_dump(include={"input", "output", "cached", "cache_write"}, exclude_unset=True)
+        tiers = [each.model_copy(update=sides) for each in listed.tiers]
+    whole = [_both_sides(tier, listed and listed.at(tier.above + 1), free) for tier in tiers]
+    told = [tier for tier in whole if tier is not None]
+    return None if base is None or len(told) < len(whole) else base.model_copy(update={"tiers": told})
+
+
+def _both_sides(given: R, listed: Rates | None, free: bool) -> R | None:
+    missing = {"input", "output"} - given.model_fields_set
+    if missing and listed is not None:
+        return given.model_copy(update={side: getattr(listed, side) for side in missing})
+    return given if not missing or (free and len(missing) == 2) else None
 
 
 def _price(entry: Mapping[str, Any]) -> Price | None:

@@ -167,7 +167,8 @@ async def test_a_loser_costs_its_prompt_and_what_had_come() -> None:
 
 async def test_a_sub_graph_keeps_the_outer_budget(tmp_path: Path) -> None:
     (tmp_path / "inner.yaml").write_text(
-        "version: 1\nmodels: {large: {provider: litellm, model: openai/none, max_tokens: 100, price: {output: 100}}}\n"
+        "version: 1\nmodels:\n"
+        "  large: {provider: litellm, model: openai/none, max_tokens: 100, price: {input: 0, output: 100}}\n"
         "nodes: {cloud: {type: chat, model: large}}\nedges: [{from: start, to: cloud}, {from: cloud, to: end}]\n"
     )
     text = """

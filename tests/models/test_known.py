@@ -63,8 +63,33 @@ def test_half_a_price_is_no_price() -> None:
 @pytest.mark.usefixtures("prices")
 def test_the_settings_win() -> None:
     found = about("litellm", "openai/gpt-x", price={"input": 9.0}, capabilities={"images": True})
-    assert found.price == Price(input=9.0)
+    assert found.price == Price(input=9.0, output=2.0)
     assert found.capabilities == Capabilities(tools=True, images=True, audio=False, context=1000)
+
+
+@pytest.mark.usefixtures("prices")
+def test_a_side_that_is_left_out_is_not_free() -> None:
+    assert about("litellm", "openai/unheard-of", price={"input": 3.0}).price is None
+    assert about("litellm", "openai/half", price={"output": 3.0}).price is None
+    assert about("host", "x", price={"output": 3.0}).price is None
+    assert about("host", "x", price={"watts": 3.0}).price is None
+    assert about("ollama", "x", price={"output": 3.0, "second": 1.0}).price is None
+    assert about("host", "x", price={"second": 1.0}).price == Price(second=1.0)
+    assert about("litellm", "openai/gpt-x", price={"second": 1.0}).price == Price(input=0.25, output=2.0, second=1.0)
+    tier = {"above": 9, "input": 7.0}
+    assert about("host", "x", price={"input": 1.0, "output": 1.0, "tiers": [tier]}).price is None
+    completed = about("litellm", "openai/gpt-x", price={"input": 1.0, "tiers": [tier]}).price
+    assert completed is not None
+    assert [(rates.input, rates.output) for rates in (completed.at(9), completed.at(10))] == [(1.0, 2.0), (7.0, 2.0)]
+
+
+def test_a_price_that_the_list_completes_is_completed_for_long_prompts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = {"litellm_provider": "openai", "input_cost_per_token": 1e-06, "output_cost_per_token": 2e-06}
+    longer = {"input_cost_per_token_above_200k_tokens": 2e-06, "output_cost_per_token_above_200k_tokens": 4e-06}
+    monkeypatch.setattr(known, "_prices", lambda: {"tiered": {**listed, **longer}})
+    price = about("litellm", "openai/tiered", price={"input": 9.0}).price
+    assert price is not None
+    assert [(rates.input, rates.output) for rates in (price.at(1), price.at(200_001))] == [(9.0, 2.0), (9.0, 4.0)]
 
 
 def test_local_models_cost_nothing_unless_told() -> None:

@@ -19,7 +19,7 @@ def test_overhead(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads(file.read_text(encoding="utf-8"))
-    assert set(results) == {"machine", "styles", "chains", "load", "imports"}
+    assert set(results) == {"machine", "styles", "chains", "provider", "load", "imports"}
     expected = {"plain Python", "dynflow", "LCEL RunnableBranch", "LCEL sequence with RunnableBranch", "LangGraph"}
     for style in ("invoke", "ainvoke", "stream"):
         samples = results["styles"][style]
@@ -27,6 +27,7 @@ def test_overhead(tmp_path: Path) -> None:
         assert all(seconds > 0 for found in samples.values() for seconds in found)
         assert f"## {style}" in done.stdout
     assert set(results["chains"]) == {"1", "10", "100"}
+    assert {"litellm, bare", "ChatLiteLLM", "litellm Router"} < set(results["provider"]["astream"])
     assert "| invoke, of LCEL's |" in done.stdout
     assert "`import dynflow`" in done.stdout
 

@@ -310,7 +310,7 @@ def reservations(flow: Flow) -> int:
 
 def started_since(threads: set[threading.Thread]) -> list[threading.Thread]:
     """Threads begun since, but for those that are kept for all calls: executors', and the one for network calls."""
-    kept = ("asyncio_", "AnyIO worker", "dynflow calls", "litellm-logging")
+    kept = ("asyncio_", "AnyIO worker", "dynflow calls")
     return [each for each in set(threading.enumerate()) - threads if not each.name.startswith(kept)]
 
 

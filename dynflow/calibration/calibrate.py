@@ -21,8 +21,10 @@ from dynflow.calibration.outcomes import Fault, OutcomeFile, outcome_error
 from dynflow.calibration.paths import path
 from dynflow.calibration.promises import Kind, Promise, Sample, Tested, last_kept, variables
 from dynflow.calibration.recorded import Bindings
-from dynflow.calibration.replay import Params, Progress, Replay, Walked
+from dynflow.calibration.replay import Replay
 from dynflow.calibration.saved import Calibration
+from dynflow.calibration.signals import Progress
+from dynflow.calibration.walked import Params, Walked
 from dynflow.errors import CalibrationError
 from dynflow.hashes import content_hash
 

@@ -17,7 +17,9 @@ from dynflow.calibration.kept import KeptOutputs
 from dynflow.calibration.outcomes import OutcomeFile
 from dynflow.calibration.paths import path
 from dynflow.calibration.recorded import Bindings, reachable
-from dynflow.calibration.replay import Progress, Replay, Walked
+from dynflow.calibration.replay import Replay
+from dynflow.calibration.signals import Progress
+from dynflow.calibration.walked import Walked
 from dynflow.errors import CalibrationError, OutcomeError
 from dynflow.language.source import did_you_mean
 

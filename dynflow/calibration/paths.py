@@ -19,7 +19,8 @@ from dynflow.language.expression import Comparison, Port, Term, parts_of
 from dynflow.language.references import Reference
 
 if TYPE_CHECKING:
-    from dynflow.calibration.replay import Params, Replay, Walked
+    from dynflow.calibration.replay import Replay
+    from dynflow.calibration.walked import Params, Walked
     from dynflow.flow import Flow
     from dynflow.language.spec import ParamBody
 

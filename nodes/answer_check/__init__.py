@@ -1,0 +1,1 @@
+"""`answer_check`: judges a given answer, so that a cheap draft can be kept."""

@@ -105,17 +105,27 @@ class Flow(RunnableSerializable[Any, Any]):
             calibration = Calibration.read(file)
             if calibration.graph_hash != self.graph_hash:
                 raise ArtefactError(f"{file} was made for another graph than this one is now: calibrate again")
-            params = calibration.checked(self.checked.spec.params)
+            params = calibration.checked(self.params)
         except ArtefactError as error:
             text = f"the calibration is not applied: {error}"
             self.checked.source.report("calibration", text, ("params",), key=True, severity="warning")
             _logger.warning("%s", text)
             return
-        self._engine.defaults.update(params)
+        self._take_over(params)
         self._calibration = calibration
 
     def _make_subflow(self, node_id: str, uses: str) -> Flow:
         file = Path(self.path) if self.path else None
+    def _take_over(self, params: Mapping[str, Any]) -> None:
+        """New defaults of params; those of sub-graphs as `node/param`."""
+        for name, value in params.items():
+            node, _, rest = name.partition("/")
+            if rest:
+                self.resources.subflows[node]._take_over({rest: value})
+            else:
+                self._engine.defaults[name] = value
+        self.__dict__.pop("params", None)  # made anew, with these
+
         base = Path(self.base) if self.base else (file.parent if file else None)
         path = locate_subgraph(uses, file, base, ())
         text = read_graph_file(path).decode("utf-8-sig")

@@ -62,6 +62,17 @@ class Takes:
     kinds: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class InnerFlow:
+    """The flow inside a node, and what the node hands it."""
+
+    flow: Flow
+    values: Mapping[str, Any]
+    """Its params that the node sets: a literal or a reference."""
+    request: Reference | None = None
+    """Its request; None: the node's own."""
+
+
 AnswerType = type[Any]
 """The Python type of an answer's value."""
 ModelName = Annotated[str, NamesModel()]
@@ -282,6 +293,10 @@ class Node(ABC):
 
     def warm_up(self) -> None:
         """Load what the node needs. Called at most once before the first run; safe to call again."""
+    def inner(self) -> InnerFlow | None:
+        """The flow inside this node, so that a replay can walk it."""
+        return None
+
 
     def close(self) -> None:
         """Free what `warm_up` loaded."""

@@ -17,7 +17,8 @@ from dynflow.language.references import Reference
 from dynflow.language.source import did_you_mean
 from dynflow.language.spec import ParamBody, Role
 from dynflow.language.types import PortType, boolean, integer, number, type_of_value
-from dynflow.node import AnswerType, BuildScope, Call, Finding, Node, NodeOptions, Output, Resources
+from dynflow.node import AnswerType, BuildScope, Call, Finding, InnerFlow, Node, NodeOptions, Output, Resources
+from dynflow.request import Request
 from dynflow.visit import Enclosing
 
 
@@ -101,6 +102,13 @@ class InnerGraph(Node):
 
     def inner_params(self) -> Mapping[str, ParamBody]:
         return self._flow.params
+
+    def inner(self) -> InnerFlow:
+        return InnerFlow(self._flow, self.options.values, self.options.input)
+
+    def trained_on(self, request: Request) -> bool:
+        resources = self._flow.resources
+        return any(resources.cold_node(name).trained_on(request) for name in self._flow.checked.nodes)
 
     def warm_up(self) -> None:
         """The inner nodes warm up at their own first use: most requests need only some of them."""

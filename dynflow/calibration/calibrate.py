@@ -132,7 +132,7 @@ def thinned(settings: list[Params], most: int = _SETTINGS) -> list[Params]:
 def sample_of(replay: Replay, walked: Walked, ends: Ends, most_usd: float = math.inf) -> Sample:
     """What promises are tested on."""
     reference = replay.outcome_quality(ends.strong)
-    recorded = [replay.outcome_quality(name) for name in replay.recorded.nodes]
+    recorded = [replay.outcome_quality(name) for name in replay.recorded_nodes]
     known = np.concatenate([quality[~np.isnan(quality)] for quality in recorded])
     binary = bool(np.isin(known, (0.0, 1.0)).all())
     return Sample(walked.quality, walked.usd, walked.called[ends.strong], reference, most_usd, binary)
@@ -170,7 +170,7 @@ def cap(flow: Flow, ends: Ends) -> float:
 def _check_costs(replay: Replay, walked: Walked) -> None:
     if np.isnan(walked.usd).any():
         raise CalibrationError("some costs are unknown: give the outcomes a `usd`, or each model a `price:`", "no_cap")
-    bare = [name for name, node in replay.recorded.nodes.items() if node.without_response]
+    bare = [name for name, node in replay.recorded_nodes.items() if node.without_response]
     if bare:
         names = " and ".join(map(repr, bare))
         raise CalibrationError(

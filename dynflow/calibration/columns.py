@@ -53,6 +53,12 @@ class Column:
         array[:] = values
         return cls(array, known)
 
+    @classmethod
+    def of_array(cls, values: NDArray[Any]) -> Column:
+        """The same, of an array of any shape."""
+        flat = cls.of(values.ravel().tolist())
+        return cls(flat.values.reshape(values.shape), flat.known.reshape(values.shape))
+
     def at(self, index: NDArray[np.integer[Any]], known: Flags) -> Column:
         """The values of these places; known only where `known` says so too."""
         return Column(self.values[index], self.known[index] & known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,11 +75,10 @@ def drift(calibration: Calibration, records: Iterable[Mapping[str, Any]]) -> lis
     for record in records:
         if record.get("graph_hash") != calibration.graph_hash:
             continue
-        for node in record.get("nodes", ()):
-            for name, value in node["values"].items():
-                values = seen.get(f"{node['node']}.{name}")
-                if values is not None and isinstance(value, int | float):
-                    values.append(_rounded(value))
+        for port, value in _told(record):
+            values = seen.get(port)
+            if values is not None and isinstance(value, int | float):
+                values.append(_rounded(value))
     told = {port: sorted(values) for port, values in seen.items() if len(values) >= FEWEST}
     found = []
     for port, values in told.items():
@@ -94,3 +93,11 @@ def drift(calibration: Calibration, records: Iterable[Mapping[str, Any]]) -> lis
         size = kept["n"] * len(values) / (kept["n"] + len(values))
         found.append(Drift(port, len(values), distance, math.sqrt(-math.log(_CHANCE / len(told) / 2) / 2 / size)))
     return found
+
+
+def _told(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """What a record tells of each `node.port`, with those of sub-graphs."""
+    for node in record.get("nodes", ()):
+        yield from ((f"{prefix}{node['node']}.{name}", value) for name, value in node["values"].items())
+    for name, inner in record.get("inner", {}).items():
+        yield from _told(inner, f"{prefix}{name}/")

@@ -16,7 +16,7 @@ from dynflow.calibration.curves import Interval
 from dynflow.calibration.kept import KeptOutputs
 from dynflow.calibration.outcomes import OutcomeFile
 from dynflow.calibration.paths import path
-from dynflow.calibration.recorded import Bindings, reachable
+from dynflow.calibration.recorded import Bindings
 from dynflow.calibration.replay import Replay
 from dynflow.calibration.signals import Progress
 from dynflow.calibration.walked import Walked
@@ -102,12 +102,15 @@ def evaluate(
     else the dearest answer. Raises `OutcomeError` with every faulty row, and `CalibrationError` where too few are left.
     """
     file, trained_on = without_training_rows(flow, file)
-    knobs = [name for name, body in flow.checked.spec.params.items() if body.tune]
-    tuning = None
-    if len(knobs) > 1:
-        first, file = file.split(TUNING_SHARE)
-        tuning = Replay(flow, first, bindings, progress, kept) if first.rows else None
     replay = Replay(flow, file, bindings, progress, kept)
+    tuning = None
+    if len(replay.knobs) > 1:
+        first, rest = file.split(TUNING_SHARE)
+        tuning = Replay(flow, first, bindings, progress, kept) if first.rows else None
+        replay = Replay(flow, rest, bindings, progress, kept)
+    for name in params or {}:
+        if (node := name.partition("/")[0]) != name and node not in replay.inside:
+            raise OutcomeError(f"{name!r} cannot be set: outcomes of {node!r} are read as a whole")
     if len(replay) < 2:
         raise CalibrationError(f"{len(replay)} rows are too few to evaluate on: give at least {FEWEST_ROWS}")
     ends = ends_of(replay, of)
@@ -118,7 +121,7 @@ def evaluate(
     figures = dict.fromkeys(curves.MEASURES, Interval(math.nan, math.nan, math.nan))
     points: list[dict[str, Any]] = []
     notes = cost_notes(replay, ends)
-    if knobs:
+    if replay.knobs:
         walked = replay.walk(path(tuning or replay, ends.strong))
         called = walked.called[ends.strong]
         value = curves.swept_measures(called, walked.quality, weak, strong)
@@ -136,7 +139,7 @@ def evaluate(
     return Evaluation(
         len(replay),
         ends,
-        {**replay.defaults, **(params or {})},
+        {**{name: flow.params[name].default for name in (*replay.defaults, *replay.knobs)}, **(params or {})},
         figures,
         _baselines(replay, ends, length, weak, strong, weights),
         points,
@@ -153,15 +156,13 @@ def evaluate(
 
 def ends_of(replay: Replay, of: str | None) -> Ends:
     """The strong and the weak answer. Raises `OutcomeError` where there are no two, or `of` is none."""
-    graph = replay.graph
-    wanted = reachable(graph)
-    answers = [name for name in graph.answers if name in wanted]
+    answers = replay.answers
     if of is not None and of not in answers:
         hint = did_you_mean(of, answers)
         raise OutcomeError(f"{of!r} is no answer that the graph can come to{hint}: there are {', '.join(answers)}")
     usd = {name: float(np.mean(replay.outcome_usd(name))) for name in answers}
     unknown = any(math.isnan(value) for value in usd.values())
-    strong = of or (graph.spec.baseline if graph.spec.baseline in answers else None)
+    strong = of or (replay.baseline if replay.baseline in answers else None)
     if strong is None and unknown and len(answers) > 1:
         raise OutcomeError(
             "what the answers cost is unknown, so the strong one is not: say which with --of, "
@@ -179,9 +180,9 @@ def cost_notes(replay: Replay, ends: Ends) -> list[str]:
     """What is to be known of the costs."""
     notes: list[str] = []
     for name in (ends.weak, ends.strong):
-        node = replay.recorded.nodes[name]
+        node = replay.recorded_nodes[name]
         if np.isnan(replay.outcome_usd(name)).any():
-            model = replay.graph.nodes[name].model
+            model = replay.plan(name).model
             notes.append(f"the cost of {name} is unknown: give the model {model!r} a `price:`, or the outcomes a `usd`")
         elif node.estimated:
             part = f", for {node.without_response:,} of the prompt alone, as there is no response"

@@ -52,7 +52,9 @@ class KeptOutputs:
             return
         rows = [(key, json.dumps(ports, allow_nan=False)) for key, ports in outputs if all(map(_plain, ports.values()))]
         try:
+            self._database.execute("BEGIN")  # one for all: each waits for the disk
             self._database.executemany("INSERT OR REPLACE INTO outputs VALUES (?, ?)", rows)
+            self._database.execute("COMMIT")
         except sqlite3.Error:
             self._database = None
 

@@ -7,7 +7,7 @@ the settings on a grid those that no mix of others beats, and what lies between 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from dynflow.language.references import Reference
 if TYPE_CHECKING:
     from dynflow.calibration.replay import Replay
     from dynflow.calibration.walked import Params, Walked
-    from dynflow.flow import Flow
     from dynflow.language.spec import ParamBody
 
 _FROM_DATA = 400
@@ -36,14 +35,12 @@ _SLOWER = 8
 """So many times fewer settings are tried where a signal reads a param: it then runs for each setting anew."""
 
 
-def tunable(flow: Flow) -> Mapping[str, ParamBody]:
+def tunable(replay: Replay) -> Mapping[str, ParamBody]:
     """The params that calibration may set: numbers marked `tune: true`. Raises `CalibrationError`."""
-    params = flow.checked.spec.params
-    found = {name: body for name, body in params.items() if body.tune}
-    if not found:
+    if not replay.knobs:
         example = "{default: 0.5, min: 0, max: 1, tune: true}"
         raise CalibrationError(f"no param is marked `tune: true`: give one as {example}", "no_knob")
-    return found
+    return replay.knobs
 
 
 def path(replay: Replay, reference: str) -> list[Params]:
@@ -51,7 +48,7 @@ def path(replay: Replay, reference: str) -> list[Params]:
 
     `reference` is the node whose share of the calls falls along the path. Raises `CalibrationError`.
     """
-    knobs = tunable(replay.flow)
+    knobs = tunable(replay)
     if len(knobs) > 1:
         return _through_many(replay, reference, knobs)
     ((name, body),) = knobs.items()
@@ -61,16 +58,18 @@ def path(replay: Replay, reference: str) -> list[Params]:
     return settings if share[0] >= share[1] else settings[::-1]
 
 
-def read_by_signals(replay: Replay, knobs: Mapping[str, ParamBody]) -> bool:
+def read_by_signals(replay: Replay, knobs: Iterable[str]) -> bool:
     """Whether options of nodes that run refer to a tunable param."""
+    knobs = tuple(knobs)
+    within = [(replay.inside[node], param) for knob in knobs for node, param in replay.goes_to(knob)]
     return any(
         owner == "params" and port in knobs
         for name, plan in replay.graph.nodes.items()
-        if name not in replay.recorded.nodes
+        if name not in replay.recorded.nodes and name not in replay.inside
         for reference in plan.options.references().values()
         if isinstance(reference, Reference)
         for owner, port in reference.targets
-    )
+    ) or any(read_by_signals(inner, [param]) for inner, param in within)
 
 
 def values(replay: Replay, name: str, body: ParamBody, count: int) -> list[Any]:
@@ -96,12 +95,15 @@ def _thinned(inside: Floats, even: Floats) -> Floats:
 
 def _compared_with(replay: Replay, name: str) -> Iterator[Floats]:
     """Values that conditions compare a param with, wherever its extremes and those of its fellows lead."""
-    bodies = tunable(replay.flow)
+    bodies = tunable(replay)
     ends = [[(each, body.min), (each, body.max)] for each, body in bodies.items()]
     corners = [dict(corner) for corner in itertools.islice(itertools.product(*ends), 64)]
     typed = [{each: _typed(bodies[each], value) for each, value in corner.items()} for corner in corners]
-    wanted = [term for ways in replay.graph.ways.values() for way in ways for term in _beside(way.term, name)]
-    yield from replay.numbers([*typed, {}], wanted)
+
+    def beside(inner: Replay, param: str) -> list[Term]:
+        return [term for ways in inner.graph.ways.values() for way in ways for term in _beside(way.term, param)]
+
+    yield from replay.numbers([*typed, {}], name, beside)
 
 
 def _typed(body: ParamBody, value: Any) -> Any:

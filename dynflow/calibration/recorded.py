@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from dynflow.language.source import did_you_mean
 from dynflow.language.spec import END, START
 from dynflow.language.types import COMMON_PORTS, holds
 from dynflow.ledger import Usage, cost
+from dynflow.node import InnerFlow
 from dynflow.request import Request, estimate_tokens
 from dynflow.walk import State
 
@@ -50,8 +51,22 @@ class Recorded:
     """What to say where the walk comes to a node that a row has no outcome of: by node and row."""
 
 
+@dataclass(frozen=True)
+class Around:
+    """Where the graph of a replay stands in another one."""
+
+    prefix: str
+    """How its names begin there, such as `tutor/`."""
+    inputs: Sequence[Any]
+    """What it is asked, for each row."""
+    surely: bool = True
+    """Whether a walk comes to it although no node fails."""
+    read: frozenset[str] = frozenset()
+    """The ports of its answers that are read there."""
+
+
 def read_from_file(flow: Flow) -> tuple[str, ...]:
-    """Nodes whose outcomes are read and that never run: answers, whatever has a model, sub-graphs, races."""
+    """Nodes whose outcomes can be read: answers, whatever has a model, sub-graphs, races."""
     graph, inner = flow.checked, flow.resources.subflows
     return tuple(
         name
@@ -61,31 +76,59 @@ def read_from_file(flow: Flow) -> tuple[str, ...]:
     )
 
 
-def recorded(flow: Flow, file: OutcomeFile, requests: Sequence[Request], bindings: Bindings) -> Recorded:
+def walked_inside(flow: Flow, file: OutcomeFile, bindings: Bindings) -> dict[str, InnerFlow]:
+    """Sub-graphs that are walked like the graph itself: the file has no outcomes of them as a whole.
+
+    One whose request is another node's output is not: what it would be asked depends on the params.
+    """
+    taken = {*file.names, *(node for nodes in bindings.values() for node in nodes)}
+    found: dict[str, InnerFlow] = {}
+    for name in read_from_file(flow):
+        inner = flow.resources.cold_node(name).inner()
+        if inner is None or name in taken:
+            continue
+        if inner.request is None or all(owner == "input" for owner, _ in inner.request.targets):
+            found[name] = inner
+    return found
+
+
+def recorded(
+    flow: Flow,
+    file: OutcomeFile,
+    requests: Sequence[Request],
+    bindings: Bindings,
+    inside: Mapping[str, InnerFlow],
+    around: Around,
+) -> Recorded:
     """What the file says of the graph's nodes; `bindings` are those that the user gave.
 
     A node's outcomes are found under the name bound to it, else its id, its entry of `models:`, or that model's own
-    name. Raises `OutcomeError` with every row that lacks what the walk will surely want.
+    name. Those `inside` are walked, not read. Raises `OutcomeError` with every row that lacks what the walk will surely
+    want.
     """
     graph = flow.checked
-    names = read_from_file(flow)
-    bound = _bound(graph, file, names, bindings)
-    wanted = reachable(graph)
-    read = _ports_read(graph, names)
+    prefix = around.prefix
+    names = [name for name in read_from_file(flow) if name not in inside]
+    bound = _bound(graph, file, names, bindings, inside, prefix)
+    wanted = reachable(graph) if around.surely else frozenset()
+    read = ports_read(graph, names, around.read)
     faults: list[Fault] = []
     found: dict[str, RecordedNode] = {}
     known_as: dict[str, str] = {}
     missing: dict[str, dict[int, str]] = {}
     for name in names:
-        aliases = [bound[name]] if name in bound else _aliases(flow, name)
+        aliases = [bound[name]] if name in bound else _aliases(flow, name, prefix)
         used = next((alias for alias in aliases if alias in file.names), None)
         if used is None and name in wanted:
             raise OutcomeError(
-                f"{file.path}: no row has an outcome of the node {name!r} (looked for {_quoted(aliases)}; there are "
-                f"outcomes of {_quoted(file.names)}): bind one of them, --outcome {file.names[0]}={name}"
+                f"{file.path}: no row has an outcome of the node {prefix + name!r} (looked for {_quoted(aliases)}; "
+                f"there are outcomes of {_quoted(file.names)}): bind one of them, "
+                f"--outcome {file.names[0]}={prefix}{name}"
+                + (f", or give outcomes of {prefix.rstrip('/')!r} as a whole" if prefix else "")
             )
         known_as[name] = used or aliases[0]
-        node, wrong, lacking = _node(flow, graph.nodes[name], file.rows, requests, aliases, read.get(name, frozenset()))
+        ports = read.get(name, frozenset())
+        node, wrong, lacking = _node(flow, graph.nodes[name], file.rows, requests, aliases, ports, prefix)
         found[name] = node
         missing[name] = lacking
         faults += wrong
@@ -96,32 +139,47 @@ def recorded(flow: Flow, file: OutcomeFile, requests: Sequence[Request], binding
     return Recorded(found, known_as, missing)
 
 
-def _bound(graph: CheckedGraph, file: OutcomeFile, names: Sequence[str], bindings: Bindings) -> dict[str, str]:
+def _bound(
+    graph: CheckedGraph,
+    file: OutcomeFile,
+    names: Sequence[str],
+    bindings: Bindings,
+    inside: Mapping[str, InnerFlow],
+    prefix: str,
+) -> dict[str, str]:
     """The name of each node's outcomes, as the user bound them. Raises `OutcomeError`."""
     found: dict[str, str] = {}
+    told = [f"{prefix}{name}" for name in names]
     for outcome, nodes in bindings.items():
         if outcome not in file.names:
             hint = did_you_mean(outcome, file.names)
             raise OutcomeError(f"{file.path} has no outcomes of {outcome!r}{hint}: there are {_quoted(file.names)}")
         for node in nodes:
+            if node.partition("/")[0] in inside:
+                continue  # its own graph looks at it
+            whole = prefix + node
             if node not in graph.nodes:
-                hint = did_you_mean(node, names)
-                raise OutcomeError(f"the graph has no node {node!r}{hint}: bind {outcome!r} to {_quoted(names)}")
+                hint = did_you_mean(whole, told)
+                raise OutcomeError(f"the graph has no node {whole!r}{hint}: bind {outcome!r} to {_quoted(told)}")
             if node not in names:
-                raise OutcomeError(f"{node!r} is run for real: outcomes are bound to {_quoted(names)}")
+                raise OutcomeError(f"{whole!r} is run for real: outcomes are bound to {_quoted(told)}")
             if found.get(node, outcome) != outcome:
-                raise OutcomeError(f"{node!r} is bound to {found[node]!r} and to {outcome!r}: bind it once")
+                raise OutcomeError(f"{whole!r} is bound to {found[node]!r} and to {outcome!r}: bind it once")
             found[node] = outcome
     return found
 
 
-def _aliases(flow: Flow, name: str) -> list[str]:
+def _aliases(flow: Flow, name: str, prefix: str) -> list[str]:
     """Names under which a file may hold a node's outcomes."""
     model = flow.checked.nodes[name].model
     if model is None:
-        return [name]
+        return [prefix + name]
     settings = flow.resources.model_settings(model)
-    return [name, model, *([settings.model] if settings.model and isinstance(settings.model, str) else [])]
+    return [
+        prefix + name,
+        prefix + model,
+        *([settings.model] if settings.model and isinstance(settings.model, str) else []),
+    ]
 
 
 def reachable(graph: CheckedGraph) -> frozenset[str]:
@@ -136,8 +194,11 @@ def reachable(graph: CheckedGraph) -> frozenset[str]:
     return frozenset(seen).union(*(graph.nodes[name].members for name in seen - {START, END}))
 
 
-def _ports_read(graph: CheckedGraph, names: Sequence[str]) -> dict[str, frozenset[str]]:
-    """Ports that conditions read, or options of nodes that run, by the node that has them."""
+def ports_read(graph: CheckedGraph, names: Collection[str], outside: frozenset[str]) -> dict[str, frozenset[str]]:
+    """Ports that conditions read, or options of nodes that run, by the node that has them.
+
+    `outside`: those of answers that the graph around this one reads.
+    """
     pairs = {(port.owner, port.path[0]) for ways in graph.ways.values() for way in ways for port in way.reads}
     for plan in graph.nodes.values():
         if plan.id in names:
@@ -145,7 +206,8 @@ def _ports_read(graph: CheckedGraph, names: Sequence[str]) -> dict[str, frozense
         for reference in plan.options.references().values():
             if isinstance(reference, Reference):
                 pairs |= {(owner, port.partition(".")[0]) for owner, port in reference.targets}
-    return {name: frozenset(port for owner, port in pairs if owner == name) for name in names}
+    found = {name: frozenset(port for owner, port in pairs if owner == name) for name in names}
+    return {name: ports | outside if name in graph.answers else ports for name, ports in found.items()}
 
 
 def _node(
@@ -155,22 +217,24 @@ def _node(
     requests: Sequence[Request],
     aliases: Sequence[str],
     read: frozenset[str],
+    prefix: str,
 ) -> tuple[RecordedNode, list[Fault], dict[int, str]]:
     """A node's outcomes, what is wrong with them, and what to say in rows that have none."""
     states: list[State | None] = []
     quality: list[float | None] = []
     faults: list[Fault] = []
     missing: dict[int, str] = {}
+    whole = prefix + plan.id
     estimated = without_response = 0
     for index, (row, request) in enumerate(zip(rows, requests, strict=True)):
         outcome = next((row.outcomes[alias] for alias in aliases if alias in row.outcomes), None)
         if outcome is None:
-            missing[index] = f"no outcome of {plan.id!r}: add one as {_quoted(aliases)}"
+            missing[index] = f"no outcome of {whole!r}: add one as {_quoted(aliases)}"
             states.append(None)
             quality.append(None)
             continue
         if plan.role == "answer" and outcome.quality is None:
-            faults.append(Fault(row.line, f"the outcome of {plan.id!r}, an answer, has no quality: add it, 0 to 1"))
+            faults.append(Fault(row.line, f"the outcome of {whole!r}, an answer, has no quality: add it, 0 to 1"))
         usd = outcome.usd
         if usd is None and plan.model is not None:
             usd = _estimate(flow, plan, request, outcome)
@@ -178,7 +242,7 @@ def _node(
             without_response += usd is not None and usd > 0 and outcome.response is None
         elif usd is None and plan.id not in flow.resources.subflows:
             usd = 0.0
-        ports, wrong = _ports(plan, outcome, request, read, usd)
+        ports, wrong = _ports(plan, whole, outcome, request, read, usd)
         faults += [Fault(row.line, text) for text in wrong]
         stand_in = plan.common.on_failure if outcome.error is not None else None
         states.append(
@@ -205,7 +269,7 @@ def _estimate(flow: Flow, plan: NodePlan, request: Request, outcome: Outcome) ->
 
 
 def _ports(
-    plan: NodePlan, outcome: Outcome, request: Request, read: frozenset[str], usd: float | None
+    plan: NodePlan, whole: str, outcome: Outcome, request: Request, read: frozenset[str], usd: float | None
 ) -> tuple[dict[str, Any], list[str]]:
     """The ports that the graph reads of a node that succeeded, and what is wrong with them."""
     if outcome.error is not None:
@@ -216,17 +280,17 @@ def _ports(
         declared = plan.ports.get(name)
         if name == "usd" and name not in plan.ports:
             if usd is None:
-                wrong.append(f"the outcome of {plan.id!r} has no usd, its price is unknown, and the graph reads it")
+                wrong.append(f"the outcome of {whole!r} has no usd, its price is unknown, and the graph reads it")
         elif name == "seconds":
             if outcome.seconds is None:
-                wrong.append(f'the outcome of {plan.id!r} has no "seconds", which the graph reads')
+                wrong.append(f'the outcome of {whole!r} has no "seconds", which the graph reads')
         elif declared is None or name in COMMON_PORTS:
             continue
         elif name in outcome.ports:
             value = outcome.ports[name]
             fits = value is None or (holds(declared.kind, value) and (not declared.values or value in declared.values))
             if not fits:
-                wrong.append(f"the port {name!r} of {plan.id!r} takes {declared}; {value!r} is not")
+                wrong.append(f"the port {name!r} of {whole!r} takes {declared}; {value!r} is not")
             ports[name] = value
         elif name == "tokens":
             ports[name] = request.tokens + estimate_tokens(outcome.response or "")
@@ -235,11 +299,10 @@ def _ports(
         elif outcome.response is not None and name == "text":
             ports[name] = outcome.response
         elif declared.kind == "message" or name == "text":
-            wrong.append(f'the outcome of {plan.id!r} has no "response", which the graph reads: add it')
+            wrong.append(f'the outcome of {whole!r} has no "response", which the graph reads: add it')
         else:
             wrong.append(
-                f"the outcome of {plan.id!r} lacks its port {name!r}, which the graph reads: "
-                f'add "ports": {{"{name}": …}}'
+                f'the outcome of {whole!r} lacks its port {name!r}, which the graph reads: add "ports": {{"{name}": …}}'
             )
     return ports, wrong
 

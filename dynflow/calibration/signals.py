@@ -59,6 +59,8 @@ class Signals:
         return [state for state in states if state is not None]
 
     def _run(self, plan: NodePlan, node: Node, pending: Sequence[_Pending], states: list[State | None]) -> None:
+        if plan.cls.batches:  # texts of like length together: less padding
+            pending = sorted(pending, key=lambda each: len(each[2].request.text))
         label = f"{plan.id} on {len(pending):,} requests"
         for start in range(0, len(pending), _CHUNK):
             part = pending[start : start + _CHUNK]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,13 +51,39 @@ def joined(parts: Sequence[Walked]) -> Walked:
     )
 
 
+class Given(Protocol):
+    """What a node gave, in every place [1 | t, n] of a walk."""
+
+    ok: Flags
+    rescued: Flags
+    """Where it failed and `on_failure` stood in, or its own path was degraded."""
+
+    @property
+    def index(self) -> Index:
+        """Tells different outputs from each other, for each row."""
+        ...
+
+    def column(self, port: str, reached: Flags) -> Column:
+        """A port where the walk has come by; unknown elsewhere."""
+        ...
+
+    def value(self, setting: int, row: int, port: str) -> Any:
+        """A port in one place where the walk has come by."""
+        ...
+
+    def usd(self) -> Floats:
+        """What it cost; NaN where nobody knows."""
+        ...
+
+
 class NodeStates:
     """What a node gave: its different states, and which of them holds where ([1 | t, n]; -1: it did not run)."""
 
     def __init__(self, states: Sequence[State | None], index: Index) -> None:
         self.states = states
         self.index = index
-        self.ok = np.array([state is not None and state.ok for state in states], dtype=bool)[index] & (index >= 0)
+        self.ok: Flags = self._flags([state is not None and state.ok for state in states])
+        self.rescued: Flags = self._flags([state is not None and state.rescued for state in states])
         self._columns: dict[str, Column] = {}
 
     def column(self, port: str, reached: Flags) -> Column:
@@ -70,10 +96,19 @@ class NodeStates:
             self._columns[port] = Column.of([port_value(state, port) for state in self.states])
         return self._columns[port].at(self.index, reached)
 
+    def value(self, setting: int, row: int, port: str) -> Any:
+        """A port in one place where the walk has come by."""
+        place = int(self.index[setting if len(self.index) > 1 else 0, row])
+        return UNKNOWN if place < 0 else port_value(self.states[place], port)
+
     def usd(self) -> Floats:
         """What it cost; NaN where nobody knows."""
         known = [math.nan if state is None or state.usd is None else state.usd for state in self.states]
         return np.where(self.index >= 0, np.array(known or [0.0], dtype=np.float64)[self.index], 0.0)
+
+    def _flags(self, states: Sequence[bool]) -> Flags:
+        flags: Flags = np.array(states, dtype=bool)[self.index] & (self.index >= 0)
+        return flags
 
 
 def port_value(state: State | None, port: str) -> Any:

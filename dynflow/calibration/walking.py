@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from dynflow.calibration.columns import Column, Flags, Floats, numbers, truth
+from dynflow.calibration.inside import InsideStates
 from dynflow.calibration.outcomes import Fault, outcome_error
 from dynflow.calibration.signals import Key
-from dynflow.calibration.walked import Index, NodeStates, Params, Walked, port_value
+from dynflow.calibration.walked import Given, Index, NodeStates, Params
 from dynflow.errors import InputError
 from dynflow.graph import NodePlan
 from dynflow.hashes import content_hash
@@ -27,6 +28,11 @@ from dynflow.walk import State
 if TYPE_CHECKING:
     from dynflow.calibration.replay import Replay
 
+Objects = NDArray[Any]
+"""Values of any kind, as an array of objects."""
+UNSAID = "unsaid/"
+"""Stands for a param of a sub-graph that a setting leaves as it is; no param's value: see `settings_columns`."""
+_MONEY = ("request_left_usd", "day_left_usd", "seconds_left")
 _NOBODY = -1
 _PLAIN = (str, int, float, type(None))
 
@@ -34,22 +40,39 @@ _PLAIN = (str, int, float, type(None))
 class Walking:
     """One walk of all rows under all settings."""
 
-    def __init__(self, replay: Replay, settings: Sequence[Params]) -> None:
+    def __init__(
+        self,
+        replay: Replay,
+        params: Mapping[str, Objects],
+        start: Flags,
+        left: Mapping[str, Floats] | None = None,
+    ) -> None:
+        """`params` [t | 1, n | 1] by name, and as `node/param` those of sub-graphs that settings say something of.
+
+        `start` [t, n]: where it begins; `left`: what the graph around this one lets it spend, by port of `budget`.
+        """
         self.replay = replay
         self.graph = replay.graph
-        self.settings = settings
-        self.shape = (len(settings), len(replay.rows))
-        self.reached: dict[str, Flags] = {START: np.ones(self.shape, dtype=bool)}
-        self.nodes: dict[str, NodeStates] = {}
+        self.names = replay.names
+        self.shape = start.shape
+        self.reached: dict[str, Flags] = {START: start}
+        self.nodes: dict[str, Given] = {}
+        self.inside: dict[str, Walking] = {}
+        """The walks of sub-graphs."""
         self.spent = np.zeros(self.shape)
         self.quality = np.zeros(self.shape)
         self.answer = np.full(self.shape, _NOBODY, dtype=np.int16)
-        self._params = {name: _setting_column([each[name] for each in settings]) for name in replay.defaults}
+        self.degraded = np.zeros(self.shape, dtype=bool)
+        self.stuck: dict[str, Flags] = {}
+        """Where nothing led on from a node."""
+        self.params = params
+        self._left = left or {}
+        self._params: dict[str, Column] = {}
         self._inputs: dict[str, Column] = {}
+        self._walk()
 
-    def walked(self) -> Walked:
+    def _walk(self) -> None:
         """Every node in topological order, then its ways."""
-        names = tuple(self.graph.nodes)
         for name in self.graph.order:
             reached = self.reached.get(name)
             if reached is None or name == END or not reached.any():
@@ -58,13 +81,19 @@ class Walking:
                 self._visit(name, reached)
             self._leave(name, reached)
         finished = self.reached.get(END, np.zeros(self.shape, dtype=bool))
-        called = {name: self.reached.get(name, np.zeros(self.shape, dtype=bool)) for name in names}
-        answer = np.where(finished, self.answer, _NOBODY).astype(np.int16)
-        return Walked(self.settings, np.where(answer >= 0, self.quality, 0.0), self.spent, answer, names, called)
+        self.answer = np.where(finished, self.answer, _NOBODY).astype(np.int16)
+        self.quality = np.where(self.answer >= 0, self.quality, 0.0)
+
+    def called(self, name: str) -> Flags:
+        """[t, n]: whether the path led to a node; those of sub-graphs as `node/inner`."""
+        node, _, rest = name.partition("/")
+        if not rest:
+            return self.reached.get(name, np.zeros(self.shape, dtype=bool))
+        return self.inside[node].called(rest) if node in self.inside else np.zeros(self.shape, dtype=bool)
 
     def different(self, term: Term) -> Floats:
         """The different values of a numeric term."""
-        found = numbers(term, self._column)
+        found = numbers(term, self.column)
         if found is None:
             return np.zeros(0)
         shape = np.broadcast_shapes(found[0].shape, found[1].shape)
@@ -73,8 +102,11 @@ class Walking:
     def _visit(self, name: str, reached: Flags) -> None:
         plan = self.graph.nodes[name]
         members = [self.graph.nodes[member] for member in plan.members]
+        node: Given
         if name in self.replay.recorded.nodes:
             node = self._from_file(name, reached)
+        elif name in self.replay.inside:
+            node = self._inside(plan, reached)
         elif members:
             for member in members:
                 self.reached[member.id] = reached
@@ -86,12 +118,23 @@ class Walking:
         self._spend(node, reached)
         if plan.role == "answer" and name in self.graph.answers:
             given = reached & node.ok
-            quality = np.array([math.nan if value is None else value for value in self._qualities(name)])
-            self.quality = np.where(given, quality, self.quality)
-            self.answer[given] = list(self.graph.nodes).index(name)
+            if name in self.inside:
+                inner = self.inside[name]
+                place = np.array([self.names.index(f"{name}/{each}") for each in inner.names])
+                self.quality = np.where(given, inner.quality, self.quality)
+                self.answer[given] = np.where(inner.answer >= 0, place[inner.answer], self.names.index(name))[given]
+            else:
+                quality = self.replay.outcome_quality(name)
+                self.quality = np.where(given, quality, self.quality)
+                self.answer[given] = self.names.index(name)
 
-    def _member(self, plan: NodePlan, reached: Flags) -> NodeStates:
-        node = self._from_file(plan.id, reached) if plan.id in self.replay.recorded.nodes else self._run(plan, reached)
+    def _member(self, plan: NodePlan, reached: Flags) -> Given:
+        if plan.id in self.replay.inside:
+            node: Given = self._inside(plan, reached)
+        elif plan.id in self.replay.recorded.nodes:
+            node = self._from_file(plan.id, reached)
+        else:
+            node = self._run(plan, reached)
         self._spend(node, reached)
         return node
 
@@ -103,10 +146,7 @@ class Walking:
             failed = State(True, plan.common.on_failure, rescued=True)
         return NodeStates([State(True), failed], np.where(ok, 0, 1).astype(np.int32))
 
-    def _qualities(self, name: str) -> Sequence[float | None]:
-        return self.replay.recorded.nodes[name].quality
-
-    def _spend(self, node: NodeStates, reached: Flags) -> None:
+    def _spend(self, node: Given, reached: Flags) -> None:
         usd = np.broadcast_to(node.usd(), self.shape)
         self.spent = np.where(reached, self.spent + usd, self.spent)
 
@@ -121,6 +161,30 @@ class Walking:
             text = "the walk comes to it with some params"
             raise outcome_error(file.path, [Fault(file.rows[row].line, f"{missing[row]}: {text}") for row in absent])
         return NodeStates(states, np.where(wanted, np.arange(len(states)), _NOBODY).astype(np.int32)[None, :])
+
+    def _inside(self, plan: NodePlan, reached: Flags) -> InsideStates:
+        """Walk a sub-graph, for the rows and settings that come to it."""
+        replay = self.replay.inside[plan.id]
+        prefix = f"{plan.id}/"
+        said = {name.removeprefix(prefix): each for name, each in self.params.items() if name.startswith(prefix)}
+        params: dict[str, Objects] = {name: each for name, each in said.items() if "/" in name}
+        for name, default in replay.defaults.items():
+            handed = self._handed(self.replay.handed[plan.id].get(name, default))
+            params[name] = np.where(said[name] == UNSAID, handed, said[name]) if name in said else handed
+        left = {port: column.values for port in _MONEY if (column := self._budget(port))}
+        walking = Walking(replay, params, reached, left)
+        self.inside[plan.id] = walking
+        return InsideStates(plan, walking)
+
+    def _handed(self, value: Any) -> Objects:
+        """What a node hands its inner graph as a param, in every place [t | 1, n | 1]."""
+        if not isinstance(value, Reference):
+            return _objects([value])[:, None]
+        columns = [self.column(owner, port).objects() for owner, port in value.targets]
+        found = np.full((1, 1), UNKNOWN, dtype=object)
+        for column in columns:  # the first that is known
+            found = np.where(found == UNKNOWN, column, found)
+        return np.atleast_2d(found)
 
     def _run(self, plan: NodePlan, reached: Flags) -> NodeStates:
         """Run a signal on each different input that it is given: its request, and what its options refer to."""
@@ -146,10 +210,10 @@ class Walking:
         for reference in plan.options.references().values():
             for owner, port in reference.targets if isinstance(reference, Reference) else ():
                 if owner == "params":
-                    values = [each[port] for each in self.settings]
-                    distinct = list(dict.fromkeys(values))
-                    if len(distinct) > 1:
-                        codes.append(np.array([distinct.index(value) for value in values])[:, None])
+                    values = self.params[port]
+                    place = {value: code for code, value in enumerate(dict.fromkeys(values.ravel()))}
+                    if len(place) > 1:
+                        codes.append(np.array([place[value] for value in values.ravel()]).reshape(values.shape))
                 elif owner in self.graph.nodes and (len(reference.targets) > 1 or len(self._index(owner)) > 1):
                     codes.append(np.where(self._reached(owner), self._index(owner), _NOBODY))
         return codes
@@ -199,38 +263,43 @@ class Walking:
             called_off=lambda: False,
             seconds_left=lambda: math.inf,
             charge=_no_charge,
-            closed=frozenset(name for name, rows in self.replay.closed.items() if rows[row]),
         )
         return (plan.id, row, *((type(each), each) for each in read)), call
 
     def _scalar(self, owner: str, port: str, row: int, setting: int) -> Any:
         """One value as a reference reads it."""
         if owner == "params":
-            return self.settings[setting][port]
+            values = self.params[port]
+            return values[setting if values.shape[0] > 1 else 0, row if values.shape[1] > 1 else 0]
         if owner == "input":
             return self.replay.requests[row].port(port)
         node = self.nodes.get(owner)
         if node is None or not np.broadcast_to(self._reached(owner), self.shape)[setting, row]:
             return UNKNOWN
-        place = int(node.index[setting if len(node.index) > 1 else 0, row])
-        return UNKNOWN if place < 0 else port_value(node.states[place], port)
+        return node.value(setting, row, port)
 
     # Edges
 
     def _leave(self, name: str, reached: Flags) -> None:
         """Send every (setting, row) that stands at a node on its way: the first edge whose condition is true."""
         left = reached.copy()
-        ok: Flags | bool = True if name == START else np.broadcast_to(self.nodes[name].ok, self.shape)
+        ok: Flags = np.array(True) if name == START else np.broadcast_to(self.nodes[name].ok, self.shape)
         for way in self.graph.ways[name]:
-            takes = left & ok if way.term is None else left & truth(way.term, self._column).true
+            takes = left & ok if way.term is None else left & truth(way.term, self.column).true
             closed = self.replay.closed.get(way.target)
             if closed is not None:
                 takes = takes & ~closed[None, :]
             self.reached[way.target] = self.reached[way.target] | takes if way.target in self.reached else takes
             left &= ~takes
+        if left.any():
+            self.stuck[name] = left
+        if name != START:
+            self.degraded |= reached & ~left & (~ok | self.nodes[name].rescued)
 
-    def _column(self, owner: str, port: str) -> Column:
+    def column(self, owner: str, port: str) -> Column:
         if owner == "params":
+            if port not in self._params:
+                self._params[port] = Column.of_array(self.params[port])
             return self._params[port]
         if owner == "input":
             if port not in self._inputs:
@@ -247,21 +316,35 @@ class Walking:
     def _budget(self, port: str) -> Column:
         """Money left as the walk spends it; nobody else spends of the day's, and no time passes."""
         limits = self.graph.spec.limits
-        limit = {
+        own = {
             "request_left_usd": limits.usd_per_request,
             "day_left_usd": limits.usd_per_day,
             "seconds_left": limits.timeout,
         }.get(port)
-        if limit is None:
-            return Column(np.array(math.inf), np.array(True))
+        limit = np.minimum(math.inf if own is None else own, self._left.get(port, np.array(math.inf)))
         if port == "seconds_left":
-            return Column(np.array(float(limit)), np.array(True))
-        return Column(np.maximum(limit - self.spent, 0.0), ~np.isnan(self.spent))
+            return Column(limit, np.array(True))
+        return Column(np.where(limit < math.inf, np.maximum(limit - self.spent, 0.0), math.inf), self._told(limit))
+
+    def _told(self, limit: Floats) -> Flags:
+        """Where what is left of a limit is known: without one it is, whatever was spent."""
+        told: Flags = (limit == math.inf) | ~np.isnan(self.spent)
+        return told
 
 
-def _setting_column(values: Sequence[Any]) -> Column:
-    column = Column.of(values)
-    return Column(column.values[:, None], column.known[:, None])
+def settings_columns(settings: Sequence[Params], defaults: Params) -> dict[str, Objects]:
+    """The params of each setting [t, 1]; those of sub-graphs only where any setting has them, else `UNSAID`."""
+    names = dict.fromkeys([*defaults, *(name for setting in settings for name in setting)])
+    return {
+        name: _objects([setting.get(name, defaults.get(name, UNSAID)) for setting in settings])[:, None]
+        for name in names
+    }
+
+
+def _objects(values: Sequence[Any]) -> Objects:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
 
 
 def _no_charge(*_: Any) -> Any:

@@ -83,9 +83,9 @@ def test_params_that_signals_read_are_swept_too(tmp_path: Path) -> None:
     assert len(settings) < 60  # the router runs for each of them
 
 
-def test_without_a_knob_there_is_nothing_to_try() -> None:
+def test_without_a_knob_there_is_nothing_to_try(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="tune: true") as caught:
-        tunable(dynflow.loads(CASCADE.replace(", tune: true", ""), runnables=HOST))
+        tunable(replay(CASCADE.replace(", tune: true", ""), tmp_path, ["local", "cloud"]))
     assert caught.value.code == "no_knob"
 
 

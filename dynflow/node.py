@@ -143,6 +143,14 @@ class Resources(Protocol):
         """Another graph file as the flow of one node."""
         ...
 
+    def expected_usd(self, node_id: str, request: Request, answer_tokens: int) -> float | None:
+        """About what another node would cost to answer in so many tokens; None where a price is unknown."""
+        ...
+
+    def why_closed(self, node_id: str, request: Request) -> str:
+        """Why a request cannot go to a node that is closed for it, in words."""
+        ...
+
     @property
     def folder(self) -> Path | None:
         """The graph file's folder, which relative paths count from."""
@@ -213,6 +221,8 @@ class Call:
     members: Mapping[str, Member] = field(default_factory=dict)
     configurable: Mapping[str, Any] = field(default_factory=dict)
     """`config["configurable"]` as the caller gave it."""
+    closed: frozenset[str] = frozenset()
+    """Nodes that the request cannot go to: a model lacks what it needs."""
     call_options: Mapping[str, Any] = field(default_factory=dict)
     """What the caller of the chat face asks of the model that answers (`tools`, `stop`…); empty for a signal."""
     nest: Callable[[], Any] = lambda: None
@@ -285,6 +295,11 @@ class Node(ABC):
 
     def trained_on(self, request: Request) -> bool:
         """Whether its artefact was made from this request, whose outcomes then prove nothing of it."""
+        return False
+
+    @property
+    def remembers(self) -> bool:
+        """Whether its output may depend on earlier requests, so that requests are no independent draws."""
         return False
 
     def fingerprint(self) -> str | None:

@@ -20,6 +20,8 @@ from dynflow.models.apart import apart
 from dynflow.models.known import Known, known
 from dynflow.models.settings import ModelSettings
 from dynflow.node import Node
+from dynflow.prospects import expected_usd, why_closed
+from dynflow.request import Request
 
 if TYPE_CHECKING:
     from dynflow.flow import Flow
@@ -100,6 +102,14 @@ class FlowResources:
             settings = self.model_settings(name)
             found = self._known[name] = known(settings.resolve(_environment_or_nothing))
         return found
+
+    def expected_usd(self, node_id: str, request: Request, answer_tokens: int) -> float | None:
+        """About what a node would cost to answer in so many tokens; None where a price is unknown."""
+        return expected_usd(self.graph, self.known, self._subflows, node_id, request, answer_tokens)
+
+    def why_closed(self, node_id: str, request: Request) -> str:
+        """Why a request cannot go to a node that is closed for it, in words."""
+        return why_closed(self.graph, self.known, node_id, request)
 
     def chat_model(self, name: str) -> BaseChatModel:
         """The chat model of an entry, made on first use and again when its environment values change.

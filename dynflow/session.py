@@ -230,6 +230,7 @@ class Session:
             attempts=visit.attempts,
             members=members,
             configurable=self.configurable,
+            closed=self.closed,
             call_options={} if signal else self.request.call_options,
             nest=nest,
             interruptible=visit.interruptible,

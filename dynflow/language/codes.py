@@ -52,8 +52,10 @@ CODES: dict[str, str] = {
     "bad_template": "A template holds braces that are no placeholder. Write `{name}`, and `{{` and `}}` for braces.",
     "unknown_placeholder": "A template names a placeholder that `with:` does not give. Add it, or correct the name.",
     "bad_schema": "`output` is not a JSON schema. Correct it as the message says.",
-    "bad_bands": "A router's bands do not fit its routes. Give ascending bounds, one fewer than routes.",
+    "bad_bands": "A router's bands do not fit its routes. Give ascending bounds, one fewer than routes; `unsure` takes "
+    "two.",
     "uncovered_label": "A label that can come has no route. Add it to `labels:`.",
+    "uncovered_route": "A router's objective has no predicted quality of a route. Add it under `quality:`.",
     "named_twice": "The same name stands in a list twice. Remove one.",
     "two_groups": "A node is a member of two groups. Remove it from one.",
     "nested_group": "A group is a member of a group. Name its members, or put one group after the other.",

@@ -61,10 +61,10 @@ class LiteLLMChat(RemoteChat):
 
     def warm_up(self) -> None:
         """Import litellm, which takes seconds. Raises MissingDependency."""
-        _library()
+        library()
 
     def _library_loaded(self) -> bool:
-        return _library.cache_info().currsize > 0
+        return library.cache_info().currsize > 0
 
     async def _answer(
         self, messages: list[BaseMessage], options: dict[str, Any], stream: bool
@@ -77,7 +77,7 @@ class LiteLLMChat(RemoteChat):
         try:
             check_key(self._key, self.settings.model)
             async with self._client() as client:
-                answer = await _library().acompletion(
+                answer = await library().acompletion(
                     **self._request(messages, options, stream, client),
                     logger_fn=lambda _: built.set(),  # called when the request is built, just before it is sent
                 )
@@ -100,7 +100,7 @@ class LiteLLMChat(RemoteChat):
 
     def _client(self) -> AbstractAsyncContextManager[Any]:
         """A client of our own for the OpenAI protocol; None where litellm's serve."""
-        litellm, settings = _library(), self.settings
+        litellm, settings = library(), self.settings
         if litellm.get_llm_provider(settings.model, api_base=settings.address)[1] != "openai":
             return nullcontext()
         from litellm.llms.openai.common_utils import get_openai_credentials
@@ -138,7 +138,7 @@ class LiteLLMChat(RemoteChat):
 
     def _failure(self, error: Exception, built: bool) -> Exception:
         """litellm's error as ours, without its key. Until the request is `built`, nothing was sent."""
-        litellm = _library()
+        litellm = library()
         if isinstance(error, ModelError):
             return error
         if isinstance(error, litellm.exceptions.MidStreamFallbackError) and error.original_exception is not None:
@@ -243,7 +243,7 @@ def _as_sent(event: Any, answer: Any) -> dict[str, Any]:
 
 
 @cache
-def _library() -> Any:
+def library() -> Any:
     """Import litellm, quiet and self-contained: no price list from the network, no `.env` read, no banners."""
     with _importing:
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")

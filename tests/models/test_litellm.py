@@ -344,9 +344,9 @@ def test_tokens_that_nobody_counted_are_not_none(peer: Peer) -> None:
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dynflow.models.litellm import _library
+    from dynflow.models.litellm import library
 
-    _library.cache_clear()
+    library.cache_clear()
     monkeypatch.setitem(sys.modules, "litellm", None)
     with pytest.raises(MissingDependency, match=r'pip install "dynflow\[litellm\]"'):
         chat("http://127.0.0.1:9/v1").invoke("hi")

@@ -293,6 +293,10 @@ class Node(ABC):
         """Params of a graph inside this node, which callers may set as `<node id>/<param>`."""
         return {}
 
+    def inner(self) -> InnerFlow | None:
+        """The flow inside this node, so that a replay can walk it."""
+        return None
+
     def trained_on(self, request: Request) -> bool:
         """Whether its artefact was made from this request, whose outcomes then prove nothing of it."""
         return False
@@ -308,10 +312,6 @@ class Node(ABC):
 
     def warm_up(self) -> None:
         """Load what the node needs. Called at most once before the first run; safe to call again."""
-    def inner(self) -> InnerFlow | None:
-        """The flow inside this node, so that a replay can walk it."""
-        return None
-
 
     def close(self) -> None:
         """Free what `warm_up` loaded."""

@@ -263,6 +263,7 @@ class Walking:
             called_off=lambda: False,
             seconds_left=lambda: math.inf,
             charge=_no_charge,
+            closed=frozenset(name for name, rows in self.replay.closed.items() if rows[row]),
         )
         return (plan.id, row, *((type(each), each) for each in read)), call
 

@@ -91,6 +91,12 @@ class RequestAllowance:
         self.settle(0, nano)
 
 
+class TotalAllowance(RequestAllowance):
+    """What many requests may spend together."""
+
+    limit = "total"
+
+
 class DayAllowance:
     """What all requests of a graph may spend in one UTC day, whichever process they run in."""
 
@@ -259,7 +265,7 @@ class Reservation:
 class Budget:
     """One request's money: its own allowance, the day's, and those of the flows around it."""
 
-    def __init__(self, limits: Limits, day: DayAllowance | None = None, outer: Budget | None = None) -> None:
+    def __init__(self, limits: Limits, day: Allowance | None = None, outer: Budget | None = None) -> None:
         self._request = None if limits.usd_per_request is None else RequestAllowance(limits.usd_per_request)
         self._day = day
         self._outer = outer

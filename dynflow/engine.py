@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from dynflow.closing import aclosing, closing
 from dynflow.errors import ParamError
 from dynflow.graph import CheckedGraph
 from dynflow.hashes import graph_hash
-from dynflow.node import add_up
+from dynflow.ledger import Ledger
+from dynflow.node import Output, add_up
 from dynflow.recording import Recording
 from dynflow.request import Request
 from dynflow.resources import FlowResources
@@ -28,6 +30,7 @@ from dynflow.session import Session
 from dynflow.trace import METADATA_KEY, FlowResult, Trace
 from dynflow.trace_file import TraceFile
 from dynflow.visit import Completed, Enclosing
+from dynflow.walk import State
 
 Manager = CallbackManagerForChainRun | AsyncCallbackManagerForChainRun
 ENCLOSING_KEY = "__dynflow_enclosing"
@@ -45,6 +48,18 @@ class Driver:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._method(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """How one node, run alone, ended."""
+
+    output: Output | None
+    error: Exception | None
+    states: Mapping[str, State]
+    """Of the node, of its members, and those that were given."""
+    trace: Trace
+    ledger: Ledger
 
 
 class Engine:
@@ -225,6 +240,42 @@ class Engine:
             result = session.result()
         for chunk in _ending(result, emitted, nested=session.enclosing is not None):
             yield chunk
+
+    async def arun_node(
+        self,
+        input: Any,
+        run_manager: AsyncCallbackManagerForChainRun,
+        config: RunnableConfig,
+        node: str,
+        states: Mapping[str, State],
+        budget: Budget | None,
+        results: list[NodeResult],
+    ) -> None:
+        """One node alone, on no path: no edge is taken, nobody's share of the baseline is counted, no record written.
+
+        `states` are of nodes that its options may read; `budget` is one around the request's own.
+        """
+        recording = Recording(Trace(self.checked.name, self.graph_hash), run_manager.run_id, input, None)
+        configurable = config.get("configurable") or {}
+        try:
+            session = Session(
+                self.resources,
+                Request(input, declared=self.checked.spec.inputs),
+                self._params(configurable),
+                Budget(self.checked.spec.limits, self.day, budget),
+                configurable,
+                trace=recording.trace,
+            )
+            session.walk.states.update(states)
+            recording.session = session
+            visit = session.visit(node)
+            done = await Runner(self.resources, session, config, run_manager, recording).arun(visit)
+            session.complete(visit, done)
+        except BaseException as error:
+            recording.end(error)
+            raise
+        recording.end(done.error)
+        results.append(NodeResult(done.output, done.error, session.walk.states, session.trace, session.ledger))
 
     def batch(
         self,

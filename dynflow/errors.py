@@ -7,6 +7,7 @@
     ├── InputError              a request is empty, too long, or of a type the graph does not take
     ├── ParamError              a param was set to a value outside its type or range
     ├── BatchFileError          a batch's input or output file cannot be used
+    ├── GradingError            a grader is none, lacks what it needs, or gave no number from 0 to 1
     ├── OutcomeError            an outcome file cannot be used; `.faults` lists every faulty line
     ├── CalibrationError        outcomes that nothing can be concluded from; `.code` says why
     ├── MissingEnvironment      a model needs an environment variable that is not set
@@ -77,6 +78,12 @@ class ParamError(DynflowError, ValueError):
 
 class BatchFileError(DynflowError):
     """A batch's input or output file cannot be used; where a line is at fault, it is named."""
+
+    kind = "invalid"
+
+
+class GradingError(DynflowError):
+    """A grader is none, lacks what it needs, or gave no number from 0 to 1."""
 
     kind = "invalid"
 

@@ -19,7 +19,7 @@ from typing_extensions import override
 from dynflow.calibration.saved import Calibration, path_for
 from dynflow.closing import aclosing, cancelled_once, each_cancelled_once
 from dynflow.compile import compile_text, read_graph_file
-from dynflow.engine import Engine
+from dynflow.engine import Engine, NodeResult
 from dynflow.errors import ArtefactError, GraphError
 from dynflow.graph import CheckedGraph
 from dynflow.language.sealing import literal_secrets, sealed
@@ -33,8 +33,10 @@ from dynflow.trace_file import TraceFile, trace_file
 if TYPE_CHECKING:
     from langchain_core.runnables.graph import Graph
 
+    from dynflow.budgets import Budget, DayAllowance
     from dynflow.chat_model import FlowChatModel
     from dynflow.tool import FlowTool
+    from dynflow.walk import State
 
 _TEXT_FILE = "<string>"
 _logger = logging.getLogger("dynflow")
@@ -114,8 +116,6 @@ class Flow(RunnableSerializable[Any, Any]):
         self._take_over(params)
         self._calibration = calibration
 
-    def _make_subflow(self, node_id: str, uses: str) -> Flow:
-        file = Path(self.path) if self.path else None
     def _take_over(self, params: Mapping[str, Any]) -> None:
         """New defaults of params; those of sub-graphs as `node/param`."""
         for name, value in params.items():
@@ -126,6 +126,8 @@ class Flow(RunnableSerializable[Any, Any]):
                 self._engine.defaults[name] = value
         self.__dict__.pop("params", None)  # made anew, with these
 
+    def _make_subflow(self, node_id: str, uses: str) -> Flow:
+        file = Path(self.path) if self.path else None
         base = Path(self.base) if self.base else (file.parent if file else None)
         path = locate_subgraph(uses, file, base, ())
         text = read_graph_file(path).decode("utf-8-sig")
@@ -149,6 +151,16 @@ class Flow(RunnableSerializable[Any, Any]):
     def trace_file(self) -> TraceFile | None:
         """Where records go, if anywhere."""
         return self._engine.trace_file
+
+    @property
+    def source_text(self) -> str:
+        """The graph's text as it was given, which may hold keys: for flows of this process that are made of it."""
+        return self._text
+
+    @property
+    def day(self) -> DayAllowance | None:
+        """What all its requests of a day may spend together; None without such a limit."""
+        return self._engine.day
 
     @property
     def graph_hash(self) -> str:
@@ -252,6 +264,25 @@ class Flow(RunnableSerializable[Any, Any]):
         """The same, async."""
         results: list[FlowResult[Any]] = []
         await cancelled_once(self._acall_with_config(self._engine.ainvoke, input, config, results=results))
+        return results[0]
+
+    async def arun_node(
+        self,
+        node: str,
+        input: Any,
+        config: RunnableConfig | None = None,
+        *,
+        states: Mapping[str, State] | None = None,
+        budget: Budget | None = None,
+    ) -> NodeResult:
+        """One node on a request, outside any walk: what it would give there. Its failure is part of the result.
+
+        `states` are of nodes that its options refer to; `budget` is one around the request's own limits.
+        Raises `InputError` and `ParamError`.
+        """
+        results: list[NodeResult] = []
+        run = functools.partial(self._engine.arun_node, node=node, states=states or {}, budget=budget, results=results)
+        await cancelled_once(self._acall_with_config(run, input, config))
         return results[0]
 
     @override

@@ -22,6 +22,11 @@ _BLOCK = 1 << 16
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
 
 
+def is_result(row: Mapping[str, Any]) -> bool:
+    """Whether a line's object is a row that a batch wrote, rather than somebody else's."""
+    return row.keys() >= _KEYS and (row["error"] is None or (isinstance(row["error"], dict) and "kind" in row["error"]))
+
+
 class OutputFile:
     """An output file, held by one process at a time.
 
@@ -30,9 +35,13 @@ class OutputFile:
     machine that loses its power may lose what was written since the last `sync`.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open or make the file. Raises `BatchFileError` where that cannot be, or another process holds it."""
+    def __init__(self, path: Path, is_row: Callable[[Mapping[str, Any]], bool] = is_result) -> None:
+        """Open or make the file; `is_row` tells whether a line's object is one of its rows.
+
+        Raises `BatchFileError` where that cannot be, or another process holds it.
+        """
         self.path = path
+        self._is_row = is_row
         self._descriptor = _open_alone(path)
         self._syncing = threading.Lock()
         self._anew = path.with_name(f".{path.name}.redo")
@@ -127,7 +136,7 @@ class OutputFile:
             row = json.loads(line)
         except ValueError:
             row = None
-        if not (isinstance(row, dict) and row.keys() >= _KEYS and _is_error(row["error"])):
+        if not (isinstance(row, dict) and self._is_row(row)):
             raise BatchFileError(
                 f"{self.path}:{number}: no row that a batch wrote: give another --output, or remove the line"
             )
@@ -140,10 +149,6 @@ def _line(row: Mapping[str, Any]) -> bytes:
         return f"{text}\n".encode()
     except UnicodeEncodeError:  # half of a surrogate pair: UTF-8 has none, JSON can escape it
         return f"{json.dumps(row, allow_nan=False, default=str)}\n".encode()
-
-
-def _is_error(value: Any) -> bool:
-    return value is None or (isinstance(value, dict) and "kind" in value)
 
 
 def _open_alone(path: Path) -> int:

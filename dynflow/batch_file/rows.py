@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -29,6 +30,8 @@ class Row:
     input: Any
     key: str
     """What its result is addressed by: the hash of the graph, its params and the input."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further keys of the row that were asked for, as far as it has them; `key` covers them too."""
 
 
 class Rows:
@@ -38,17 +41,30 @@ class Rows:
     with the first faults of the file, each with its line.
     """
 
-    def __init__(self, path: Path, work: str) -> None:
-        """`work` is the hash of what is done to each input."""
+    def __init__(
+        self,
+        path: Path,
+        work: str,
+        *,
+        also: Collection[str] = (),
+        check: Callable[[Row], str | None] = lambda row: None,
+    ) -> None:
+        """`work` is the hash of what is done to each input; `also` names further keys that the result depends on.
+
+        `check` says what else is wrong with a row, in words.
+        """
         self.path = path
         self._work = work
+        self._also = also
+        self._check = check
+        self._order = "line"
         self._file = _open(path)
         self._index = sqlite3.connect("", isolation_level=None)  # a file without a name, gone when it is closed
         self._index.execute("PRAGMA journal_mode = OFF")
         self._index.execute("PRAGMA cache_size = -16384")
         self._index.execute(
             "CREATE TABLE rows (line INTEGER PRIMARY KEY, start INTEGER NOT NULL, id TEXT NOT NULL UNIQUE,"
-            " key TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'waiting', changed INTEGER NOT NULL DEFAULT 0)"
+            " key TEXT NOT NULL, lot BLOB, state TEXT NOT NULL DEFAULT 'waiting', changed INTEGER NOT NULL DEFAULT 0)"
         )
         try:
             self._read()
@@ -65,6 +81,23 @@ class Rows:
     def count(self) -> int:
         """How many rows there are."""
         return int(self._index.execute("SELECT count(*) FROM rows").fetchone()[0])
+
+    def draw(self, sample: int | None, seed: int) -> None:
+        """Put the rows in an order that chance and `seed` decide, and keep the first so many (None: all).
+
+        The sample of a size is part of that of any larger one, and what is finished of it at any time is one too.
+        """
+
+        def lot(id: str) -> bytes:
+            return hashlib.sha256(f"{seed} {id}".encode()).digest()
+
+        self._index.create_function("lot", 1, lot, deterministic=True)
+        self._index.execute("UPDATE rows SET lot = lot(id)")
+        if sample is not None:
+            self._index.execute(
+                "DELETE FROM rows WHERE line NOT IN (SELECT line FROM rows ORDER BY lot, line LIMIT ?)", (sample,)
+            )
+        self._order = "lot, line"
 
     def changed(self) -> tuple[int, str]:
         """How many rows have a result, not to be redone, made of something else; and the first one's id, as JSON."""
@@ -94,9 +127,12 @@ class Rows:
         return redone.rowcount
 
     def waiting(self) -> Iterator[Row]:
-        """The rows that have no result yet, in the file's order. Raises `BatchFileError` where the file has changed."""
+        """The rows that have no result yet, in the file's order, or as they were drawn.
+
+        Raises `BatchFileError` where the file has changed.
+        """
         for line, start, key in self._index.execute(
-            "SELECT line, start, key FROM rows WHERE state = 'waiting' ORDER BY line"
+            f"SELECT line, start, key FROM rows WHERE state = 'waiting' ORDER BY {self._order}"
         ):
             self._file.seek(start)
             row = self._row(line, self._file.readline())
@@ -111,7 +147,7 @@ class Rows:
         for line, data in enumerate(self._file, 1):
             if data.strip():
                 row = self._row(line, data)
-                fault = row if isinstance(row, str) else self._add(row, start)
+                fault = row if isinstance(row, str) else self._check(row) or self._add(row, start)
                 if fault is not None:
                     faults.append(f"{self.path}:{line}: {fault}")
                 if len(faults) == _MOST_FAULTS:
@@ -153,7 +189,9 @@ class Rows:
             return f"an id is a text or a whole number, not {_kind(id)}"
         if not isinstance(input, str | list | dict):
             return f"an input is a text, a list of messages, or an object, not {_kind(input)}"
-        return Row(line, id, input, content_hash([self._work, input])[:_KEY_LENGTH])
+        more = {name: read[name] for name in self._also if name in read}
+        done_to = [self._work, input, more] if self._also else [self._work, input]
+        return Row(line, id, input, content_hash(done_to)[:_KEY_LENGTH], more)
 
 
 def _open(path: Path) -> BinaryIO:

@@ -43,6 +43,25 @@ _MOST_PATHS = 10
     show_default=True,
     help="What to do with results made by another graph, other params, or from other inputs.",
 )
+@click.option(
+    "--all-paths", is_flag=True, help="Run every answer node on each row, grade it, and write an outcome file."
+)
+@click.option(
+    "--grade",
+    metavar="GRADER",
+    help="How good an answer is: exact, number, regex:PATTERN, schema:FILE or judge:MODEL.",
+)
+@click.option(
+    "--judge-prompt",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="What the judge is asked, with the places {question}, {answer} and {reference}.",
+)
+@click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Collect so many rows, drawn by chance.")
+@click.option("--seed", type=int, metavar="S", help="Of the draw; default: 0.")
+@click.option(
+    "--usd", type=click.FloatRange(0, min_open=True), metavar="LIMIT", help="What the whole outcome file may cost."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @trace_options
 def command(
@@ -53,6 +72,7 @@ def command(
     as_json: bool,
     trace: str | None,
     trace_content: bool,
+    all_paths: bool,
     **options: Any,
 ) -> int:
     """Send a file of requests through a graph.
@@ -61,6 +81,10 @@ def command(
     which they finish. The same command again goes on where the last one was stopped, killed or ran out of budget: rows
     that are in the output are not run again. Progress goes to standard error, the summary to standard output.
 
+    With --all-paths every answer node is run on each row, whatever the edges say, and its answer is graded: the output
+    is then an outcome file, which `evaluate`, `calibrate` and `train` read. Rows may have a "reference", the right
+    answer or a list of those. --usd is never passed; the rows that are finished by then are drawn by chance.
+
     Exits with 0 if all rows were answered, 1 if some failed, 3 if it stopped early, 130 after Ctrl-C.
 
     \b
@@ -68,9 +92,16 @@ def command(
       dynflow batch graph.yaml --input questions.jsonl --output answers.jsonl
       dynflow batch graph.yaml -i questions.jsonl -o answers.jsonl --retry-failed
       dynflow batch graph.yaml -i questions.jsonl -o answers.jsonl --json | jq .saved_usd
+      dynflow batch graph.yaml -i questions.jsonl -o outcomes.jsonl --all-paths --grade number --sample 500 --usd 2
     """
+    from dynflow.cli.collecting import refuse_without_all_paths
     from dynflow.loading import load
 
+    if all_paths:
+        if trace is not None or trace_content:
+            raise click.UsageError("--trace records walks, and --all-paths takes none")
+        return _collect(graph, source, target, settings, as_json, options)
+    refuse_without_all_paths(options)
     with tracing(trace, trace_content) as file:
         flow = load(graph, trace=file)
         report = _run(flow, source, target, params=read_params(settings, flow.params), **options)
@@ -78,6 +109,22 @@ def command(
         click.echo(f"{click.style('stopped:', fg='yellow', bold=True)} {report.stopped}", err=True)
         click.echo(_how_to_go_on(report), err=True)
     click.echo(json.dumps({**report.as_dict(), "output": str(target)}) if as_json else summary(report, target))
+    return STOPPED if report.stopped is not None else FAILED_ROWS if report.failed else 0
+
+
+def _collect(
+    graph: str, source: Path, target: Path, settings: tuple[str, ...], as_json: bool, options: dict[str, Any]
+) -> int:
+    """The command with --all-paths."""
+    from dynflow.cli import collecting
+    from dynflow.loading import load
+
+    flow = load(graph)
+    report = collecting.collect(flow, source, target, {**options, "params": read_params(settings, flow.params)})
+    if report.stopped is not None:
+        click.echo(f"{click.style('stopped:', fg='yellow', bold=True)} {report.stopped}", err=True)
+    told = {**report.as_dict(), "output": str(target)}
+    click.echo(json.dumps(told) if as_json else collecting.summary(report, graph, target))
     return STOPPED if report.stopped is not None else FAILED_ROWS if report.failed else 0
 
 

@@ -14,7 +14,7 @@ import pytest
 from langchain_core.exceptions import ModelAuthenticationError, ModelPermissionDeniedError, ModelRateLimitError
 
 from dynflow import Flow, MissingEnvironment, Overloaded, load, loads
-from dynflow.batch_file import BatchRun, Report, runner
+from dynflow.batch_file import BatchRun, Report, file_run, runner
 from dynflow.errors import BatchFileError
 from dynflow.models.failures import CircuitOpen
 from dynflow.recording import observers
@@ -359,7 +359,7 @@ edges:
 
 @pytest.mark.parametrize("error", [CircuitOpen("large", 0.01), Overloaded("its queue is full")])
 async def test_a_model_that_is_out_of_service_is_waited_for(files, monkeypatch, error):
-    monkeypatch.setattr(runner, "_SHORTEST_WAIT", 0.01)
+    monkeypatch.setattr(file_run, "_SHORTEST_WAIT", 0.01)
     files.write([HARD] * 4)
     models = {"small": FakeChat(replies=["draft"]), "large": Outage(replies=["long"], calls_left=6, error=error)}
     report = await files.run(loads(TWO_STEPS, models=models), concurrency=2)
@@ -370,8 +370,8 @@ async def test_a_model_that_is_out_of_service_is_waited_for(files, monkeypatch, 
 
 
 async def test_but_not_for_ever(files, monkeypatch):
-    monkeypatch.setattr(runner, "_SHORTEST_WAIT", 0.01)
-    monkeypatch.setattr(runner, "_PATIENCE", 0.2)
+    monkeypatch.setattr(file_run, "_SHORTEST_WAIT", 0.01)
+    monkeypatch.setattr(file_run, "_PATIENCE", 0.2)
     files.write([HARD] * 20)
     down = {"small": FakeChat(), "large": Outage(calls_left=10**9)}
     report = await asyncio.wait_for(files.run(loads(TWO_STEPS, models=down), concurrency=2), 60)

@@ -1,0 +1,188 @@
+"""Recorded outcomes for the routing benchmark: rows, groups, splits, and arrays kept between runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynflow.calibration.outcomes import read_outcomes
+from dynflow.request import estimate_tokens
+
+Array = NDArray[np.floating[Any]]
+Rows = NDArray[np.intp]
+Progress = Callable[[int, int, str], None]
+
+PRICES = {"weak": 0.24, "strong": 24.7}
+"""USD per million tokens, in and out, as RouteLLM has them."""
+DATA = Path("../shared/data")
+_SHINGLE = 12
+_TEMPLATE = 20
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Rows [n] of one outcome file, by column. `groups`: near-duplicates share a number."""
+
+    name: str
+    prompts: list[str]
+    topics: list[str]
+    quality: Array
+    """[n, 2]: the weak model's and the strong one's, 0…1."""
+    groups: NDArray[np.int64]
+    drafts: list[str] = field(default_factory=list)
+    """The weak model's responses, where they are recorded."""
+    usd: Array | None = None
+    """[n, 2]: what each model's call cost; None without responses."""
+    strong_responses: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def weak(self) -> Array:
+        return self.quality[:, 0]
+
+    @property
+    def strong(self) -> Array:
+        return self.quality[:, 1]
+
+
+def read(path: Path) -> Outcomes:
+    """The rows of an outcome file with the outcomes `weak` and `strong`. Raises OutcomeError for a faulty file."""
+    rows = read_outcomes(path).rows
+    prompts = [str(row.input) for row in rows]
+    responses = {name: [row.outcomes[name].response or "" for row in rows] for name in PRICES}
+    usd = None
+    if all(map(all, responses.values())):
+        usd = np.array(
+            [
+                [
+                    (estimate_tokens(prompt) + estimate_tokens(responses[name][index])) * price / 1e6
+                    for name, price in PRICES.items()
+                ]
+                for index, prompt in enumerate(prompts)
+            ]
+        )
+    return Outcomes(
+        path.stem,
+        prompts,
+        [row.id.split("/")[1] for row in rows],
+        np.array([[row.outcomes[name].quality for name in PRICES] for row in rows], dtype=np.float64),
+        near_duplicates(prompts),
+        responses["weak"] if usd is not None else [],
+        usd,
+        responses["strong"] if usd is not None else [],
+    )
+
+
+def near_duplicates(prompts: Sequence[str], template: int | None = _TEMPLATE) -> NDArray[np.int64]:
+    """A group number per prompt: prompts that share twelve words in a row, directly or through others, are one group.
+
+    Words in a row that more than `template` prompts share are a template, such as the instruction that all questions of
+    MMLU's moral_scenarios begin with: they make no duplicates. With None, they do.
+    """
+    found: dict[tuple[str, ...], set[int]] = {}
+    for index, prompt in enumerate(prompts):
+        words = re.findall(r"\w+", prompt.casefold())
+        for start in range(max(len(words) - _SHINGLE, 0) + 1):
+            found.setdefault(tuple(words[start : start + _SHINGLE]), set()).add(index)
+    parents = list(range(len(prompts)))
+
+    def root(node: int) -> int:
+        while parents[node] != node:
+            parents[node] = parents[parents[node]]
+            node = parents[node]
+        return node
+
+    for sharing in found.values():
+        if template is None or len(sharing) <= template:
+            first, *others = sharing
+            for other in others:
+                parents[root(other)] = root(first)
+    return np.array([root(index) for index in range(len(prompts))], dtype=np.int64)
+
+
+def labelled(groups: Sequence[Hashable] | NDArray[Any], count: int, seed: int) -> tuple[Rows, Rows]:
+    """A random draw of about `count` training rows, groups whole, and all the other rows."""
+    _, place = np.unique(np.asarray(groups), return_inverse=True)
+    order = np.random.default_rng(seed).permutation(int(place.max()) + 1)
+    sizes = np.bincount(place)[order]
+    taken = order[: int(np.searchsorted(np.cumsum(sizes), count)) + 1]
+    chosen = np.isin(place, taken)
+    return np.flatnonzero(chosen), np.flatnonzero(~chosen)
+
+
+def folds(groups: Sequence[Hashable] | NDArray[Any], count: int, seed: int) -> Iterator[tuple[Rows, Rows]]:
+    """Training and test rows of each fold of a random division, groups whole; folds are about equally large."""
+    _, place = np.unique(np.asarray(groups), return_inverse=True)
+    sizes = np.bincount(place)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    load = np.zeros(count)
+    fold = np.zeros(len(sizes), dtype=np.int64)
+    for group in order[np.argsort(-sizes[order], kind="stable")]:
+        fold[group] = np.argmin(load)
+        load[fold[group]] += sizes[group]
+    for each in range(count):
+        test = fold[place] == each
+        yield np.flatnonzero(~test), np.flatnonzero(test)
+
+
+def divided(groups: Sequence[Hashable], count: int, seed: int) -> Iterator[tuple[Rows, Rows]]:
+    """As `folds`, each fold with equally many groups instead of rows."""
+    names, place = np.unique(np.asarray(groups), return_inverse=True)
+    fold = np.empty(len(names), dtype=np.int64)
+    fold[np.random.default_rng(seed).permutation(len(names))] = np.arange(len(names)) % count
+    for each in range(count):
+        test = fold[place] == each
+        yield np.flatnonzero(~test), np.flatnonzero(test)
+
+
+class Kept:
+    """Arrays kept between runs in the user's cache folder, under a hash of all that they depend on."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        self.folder = folder or Path(base) / "dynflow" / "benchmarks"
+
+    def rows(
+        self, depends: Sequence[str], items: Sequence[Any], make: Callable[[Sequence[Any]], Any], progress: Progress
+    ) -> Array:
+        """`make(items)`, one row for each item, chunk by chunk: a run that was killed goes on where it was."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        chunks = []
+        for start in range(0, len(items), _CHUNK):
+            progress(start, len(items), depends[0])
+            chunk = items[start : start + _CHUNK]
+            key = hashlib.sha256(json.dumps([*depends, list(chunk)]).encode()).hexdigest()
+            path = self.folder / f"{key}.npy"
+            if not path.is_file():
+                unfinished = path.with_suffix(f".{os.getpid()}.npy")
+                np.save(unfinished, np.asarray(make(chunk)), allow_pickle=False)
+                os.replace(unfinished, path)
+            chunks.append(np.load(path, allow_pickle=False))
+        progress(len(items), len(items), depends[0])
+        return np.concatenate(chunks)
+
+
+def code_digest(*modules: Any) -> str:
+    """Changes with the source of any of these modules, and so unkeeps what they made."""
+    return hashlib.sha256(b"".join(Path(module.__file__).read_bytes() for module in modules)).hexdigest()
+
+
+def data_folder(given: Path | None) -> Path:
+    """Where the outcome files lie. Exits with what to do where they do not."""
+    folder = given or DATA
+    if not (folder / "routing" / "mmlu.jsonl").is_file():
+        sys.exit(f"no routing/mmlu.jsonl in {folder}: make it with `python benchmarks/prepare_data.py --out {folder}`")
+    return folder

@@ -1,0 +1,70 @@
+"""The splits that routers are judged on. An entry is trained and judged anew on each; it never sees test labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from routing_data import Array, Progress, Rows, divided, folds, labelled
+from routing_protocol import Trial
+
+SEEDS = 10
+PARTS = 10
+
+Entry = Callable[[Rows, Rows, NDArray[Any]], Array]
+"""Scores of the second rows from the labels of the first; the third says which of the first stay together [train]."""
+Entries = Mapping[str, Entry]
+
+
+def fixed(scores: Array) -> Entry:
+    """An entry that learns nothing."""
+    return lambda _, test, __: scores[test]
+
+
+def labelled_trials(entries: Entries, groups: Any, labels: int, progress: Progress, what: str) -> list[Trial]:
+    """For each seed: train on `labels` rows, judge all others."""
+    return _trials(entries, groups, lambda seed: [labelled(groups, labels, seed)], progress, what)
+
+
+def crossed_trials(entries: Entries, groups: Any, progress: Progress, what: str) -> list[Trial]:
+    """For each seed: every row is judged by heads trained on the other nine tenths."""
+    return _trials(entries, groups, lambda seed: folds(groups, PARTS, seed), progress, what)
+
+
+def topic_trials(
+    entries: Entries, topics: Sequence[str], labels: int | None, progress: Progress, what: str
+) -> list[Trial]:
+    """For each seed: the topics are divided into ten parts, each judged by heads that never saw its topics.
+
+    `labels`: how many rows of the other parts train a head; None: all of them.
+    """
+
+    def parts(seed: int) -> Iterable[tuple[Rows, Rows]]:
+        rng = np.random.default_rng(seed)
+        for train, test in divided(topics, PARTS, seed):
+            yield (train if labels is None else rng.choice(train, labels, replace=False)), test
+
+    return _trials(entries, np.asarray(topics), parts, progress, what)
+
+
+def _trials(
+    entries: Entries,
+    groups: NDArray[Any],
+    parts: Callable[[int], Iterable[tuple[Rows, Rows]]],
+    progress: Progress,
+    what: str,
+) -> list[Trial]:
+    trials = []
+    for seed in range(SEEDS):
+        progress(seed, SEEDS, what)
+        judged: list[Rows] = []
+        scores: dict[str, list[Array]] = {name: [] for name in entries}
+        for train, test in parts(seed):
+            judged.append(test)
+            for name, entry in entries.items():
+                scores[name].append(np.asarray(entry(train, test, groups[train]), dtype=np.float64))
+        trials.append(Trial(np.concatenate(judged), {name: np.concatenate(each) for name, each in scores.items()}))
+    progress(SEEDS, SEEDS, what)
+    return trials

@@ -14,6 +14,7 @@ import numpy as np
 from dynflow.calibration import curves
 from dynflow.calibration.columns import Floats
 from dynflow.calibration.contamination import without_training_rows
+from dynflow.calibration.cost_cap import most_usd
 from dynflow.calibration.drift import spread
 from dynflow.calibration.evaluate import TUNING_SHARE, Ends, cost_notes, ends_of, failure_notes
 from dynflow.calibration.kept import KeptOutputs
@@ -83,9 +84,10 @@ def calibrate(
     if not promise.begins_strong:
         settings = settings[::-1]
     walked = replay.walk(settings)
-    sample = sample_of(replay, walked, ends, cap(flow, ends) if kind == "usd" else math.inf)
+    most = cost_cap(flow, ends, target) if kind == "usd" else math.inf
+    sample = sample_of(replay, walked, ends, most)
     if kind == "usd":
-        _check_costs(replay, walked)
+        _check_costs(replay, walked, most)
     tested = variables(promise, sample)
     chosen = last_kept(tested.kept(confidence))
     if chosen < 0:
@@ -138,36 +140,20 @@ def sample_of(replay: Replay, walked: Walked, ends: Ends, most_usd: float = math
     return Sample(walked.quality, walked.usd, walked.called[ends.strong], reference, most_usd, binary)
 
 
-def cap(flow: Flow, ends: Ends) -> float:
-    """USD that one request can cost at most, whatever it asks. Raises `CalibrationError` where nothing says so."""
-    limits = flow.checked.spec.limits
-    if limits.usd_per_request is not None:
-        return limits.usd_per_request
-    total = 0.0
-    for plan in flow.checked.nodes.values():
-        if plan.model is None:
-            continue
-        known = flow.resources.known(plan.model)
-        settings = flow.resources.model_settings(plan.model)
-        answers = [getattr(plan.options, "max_tokens", None), settings.max_tokens, limits.max_tokens]
-        longest = min((value for value in answers if isinstance(value, int)), default=None)
-        prompts = [limits.max_input_tokens, known.capabilities.context]
-        prompt = min((value for value in prompts if value is not None), default=None)
-        if known.price is None or longest is None or prompt is None:
-            raise CalibrationError(
-                f"nothing says what one request can cost at most, so no mean cost can be promised: set "
-                f"`limits: {{usd_per_request: …}}`, or a price and `max_tokens` for {plan.model!r} and "
-                "`limits: {max_input_tokens: …}`",
-                "no_cap",
-            )
-        dearest_prompt, dearest_answer = known.price.most(prompt)
-        total += (prompt * dearest_prompt + longest * dearest_answer) / 1e6
-    if not total:
+def cost_cap(flow: Flow, ends: Ends, target: float) -> float:
+    """USD that one request can cost at most. Raises `CalibrationError` where nothing says so, or nothing costs."""
+    most = most_usd(flow)
+    if not most:
         raise CalibrationError(f"{ends.strong!r} costs nothing, and so does {ends.weak!r}: give `price:`", "no_cap")
-    return total
+    if target > most:
+        raise CalibrationError(
+            f"no request costs more than ${most:.4g}, whatever the params: there is nothing to promise above that"
+        )
+    return most
 
 
-def _check_costs(replay: Replay, walked: Walked) -> None:
+def _check_costs(replay: Replay, walked: Walked, most: float) -> None:
+    """Raises `CalibrationError` where costs are unknown, or contradict what is said to be the most."""
     if np.isnan(walked.usd).any():
         raise CalibrationError("some costs are unknown: give the outcomes a `usd`, or each model a `price:`", "no_cap")
     bare = [name for name, node in replay.recorded_nodes.items() if node.without_response]
@@ -175,6 +161,13 @@ def _check_costs(replay: Replay, walked: Walked) -> None:
         names = " and ".join(map(repr, bare))
         raise CalibrationError(
             f"outcomes of {names} have neither `usd` nor `response`: what they cost cannot be estimated", "no_cap"
+        )
+    dearest = float(walked.usd.max())
+    if replay.graph.spec.limits.usd_per_request is None and dearest > most * (1 + 1e-9):  # a limit cuts them off
+        raise CalibrationError(
+            f"a recorded request cost ${dearest:.4g}, and by prices and `max_tokens` none costs more than ${most:.4g}: "
+            "mend these, or set `limits: {usd_per_request: …}`",
+            "no_cap",
         )
 
 

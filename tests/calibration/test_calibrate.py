@@ -192,12 +192,15 @@ def test_a_cost_without_a_cap_is_not_promised(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="usd_per_request") as caught:
         calibrate(flow(text), file_of(tmp_path, drawn(300)), kind="usd", target=0.003)
     assert caught.value.code == "no_cap"
-    capped = text.replace("output: 1}}", "output: 1}, max_tokens: 100}").replace(
-        "output: 30}}", "output: 30}, max_tokens: 100}"
-    )
-    capped += "limits: {max_input_tokens: 100}\n"
+    every = "retries: 0, max_tokens: 200, capabilities: {context: 200}}"
+    capped = text.replace("output: 1}}", f"output: 1}}, {every}").replace("output: 30}}", f"output: 30}}, {every}")
     found = calibrate(flow(capped), file_of(tmp_path, drawn(300)), kind="usd", target=0.0045)
     assert found.calibration.bound["value"] <= 0.0045
+    with pytest.raises(CalibrationError, match="nothing to promise above that"):
+        calibrate(flow(capped), file_of(tmp_path, drawn(300)), kind="usd", target=0.5)
+    with pytest.raises(CalibrationError, match=r"a recorded request cost .* none costs more than \$0\.006:") as caught:
+        calibrate(flow(capped.replace("200", "100")), file_of(tmp_path, drawn(300)), kind="usd", target=0.005)
+    assert caught.value.code == "no_cap"
 
 
 def test_rows_that_were_trained_on_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

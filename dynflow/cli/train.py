@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -23,6 +23,7 @@ def command() -> None:
     \b
     Examples:
       dynflow train difficulty --data outcomes.jsonl --out my_difficulty
+      dynflow train check --data outcomes.jsonl --out my_check
     """
 
 
@@ -63,11 +64,71 @@ def difficulty(data: tuple[Path, ...], out: Path, kind: str, weak: str, strong: 
         raise MissingDependency(str(error.name), 'pip install "dynflow[quickstart]"') from error
     with progress_bars() as progress:
         report = train(files, kind, out, weak=weak, strong=strong, progress=progress)
+    _tell(report)
+
+
+@command.command("check")
+@click.option(
+    "--data",
+    multiple=True,
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="Outcome file with the weak route's responses, or a folder of *.jsonl; may be given several times.",
+)
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the artefact.")
+@click.option(
+    "--kind",
+    type=click.Choice(["embedding", "surface"]),
+    default="embedding",
+    show_default=True,
+    help="Features of the answer with sentence embeddings, or these features alone.",
+)
+@click.option("--weak", default="weak", show_default=True, help="The route whose answers are checked.")
+@click.option("--strong", default="strong", show_default=True, help="The route that a doubted answer goes on to.")
+def check(data: tuple[Path, ...], out: Path, kind: str, weak: str, strong: str) -> None:
+    """Learn from graded answers how to tell a good one, and where the strong model would do better.
+
+    Each row of an outcome file has the answer: {"id", "prompt", "outcomes": {"weak": {"quality": 0…1, "response"},
+    "strong": {"quality": 0…1}}}. Of the weak outcome's "ports", confidence, agreement and judge are read where given.
+    A run that was stopped goes on where it was when started again with the same arguments.
+
+    \b
+    Examples:
+      dynflow train check --data outcomes.jsonl --out my_check
+      dynflow train check --data logs/ --out my_check --kind surface --weak draft --strong cloud
+    """
+    from dynflow.errors import MissingDependency
+
+    files = outcome_files(data)
+    try:
+        from dynflow.nodes.answer_check.train import train
+    except ModuleNotFoundError as error:
+        raise MissingDependency(str(error.name), 'pip install "dynflow[quickstart]"') from error
+    with progress_bars() as progress:
+        report = train(files, kind, out, weak=weak, strong=strong, progress=progress)
+    _tell(report)
+
+
+class Trained(Protocol):
+    """What a training reports: how many rows it learnt from, measures by name of the rows, and where it wrote."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def figures(self) -> Mapping[str, Mapping[str, float | None]]: ...
+
+    @property
+    def out(self) -> Path: ...
+
+
+def _tell(report: Trained) -> None:
     click.echo(f"trained on {report.rows:,} rows; wrote {report.out}")
     for name, figures in report.figures.items():
         shown = ", ".join(f"{figure} {'none' if value is None else f'{value:g}'}" for figure, value in figures.items())
         click.echo(f"  {name}: {shown}")
-    click.echo(f"use it with `estimator: {out if '/' in str(out) else f'./{out}'}`")
+    out = str(report.out)
+    click.echo(f"use it with `estimator: {out if '/' in out else f'./{out}'}`")
 
 
 def outcome_files(given: tuple[Path, ...]) -> list[Path]:

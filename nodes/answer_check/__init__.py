@@ -1,1 +1,185 @@
 """`answer_check`: judges a given answer, so that a cheap draft can be kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from langchain_core.messages import BaseMessage
+from pydantic import Field
+
+from dynflow.answers import Classification
+from dynflow.errors import DynflowError, NodeFailed
+from dynflow.language.references import Reference
+from dynflow.language.source import did_you_mean
+from dynflow.language.types import PortType, boolean, number, record
+from dynflow.node import BuildScope, Call, Finding, Node, NodeOptions, Output, Takes
+
+if TYPE_CHECKING:
+    from dynflow.nodes.answer_check.artefact import Judge, Rules
+    from dynflow.nodes.answer_check.verdict import Case, Verdict
+    from dynflow.request import Request
+
+_ANSWERS = ("message", "string", "any", "record", "list")
+
+
+class AnswerCheck(Node):
+    """Judge an answer."""
+
+    type = "answer_check"
+    summary = (
+        "judges a given answer: how likely it is good, what is wrong with it, and what asking a better model gains"
+    )
+    extra = "quickstart"
+    can_answer: ClassVar[bool] = False
+    batches: ClassVar[bool] = True
+
+    class Options(NodeOptions):
+        """Which answer, to what question, and what is known of it."""
+
+        static: ClassVar[frozenset[str]] = frozenset({"estimator", "checks", "output"})
+
+        answer: Annotated[Any, Takes(_ANSWERS)] = Field(description="the answer to judge, such as ${draft.answer}")
+        question: str | None = Field(default=None, description="what it answers; default: the last user turn")
+        estimator: str = Field(
+            default="embedding",
+            description="`embedding` (MiniLM, features), `surface` (no model), `rules` (no training), or a folder",
+        )
+        checks: list[str] | None = Field(default=None, description="what to look for; default: everything")
+        output: dict[str, Any] | None = Field(default=None, description="a JSON schema that the answer must fit")
+        token_confidence: float | None = Field(
+            default=None, description="mean token probability, such as ${draft.confidence} of a chat with logprobs"
+        )
+        samples: list[Annotated[Any, Takes(_ANSWERS)]] | None = Field(
+            default=None, description="other answers to the same question: where they agree, it is likelier good"
+        )
+        judge: Annotated[float | str | Reference | None, Takes(("number", "string"))] = Field(
+            default=None, description="what a judge says: a number 0…1, or yes or no, such as ${judge.label}"
+        )
+
+    ports: ClassVar[Mapping[str, PortType]] = {
+        "confidence": number("calibrated probability, 0…1, that the answer is good"),
+        "score": number("0…1: share of the estimator's reference answers that gain less from the strong model"),
+        "quality": record(None, "probability of a good answer: `weak` is this one, `strong` another model's"),
+        "passed": boolean("whether no check found anything wrong"),
+        "reasons": PortType("list", "names of the checks that it failed"),
+    }
+
+    @classmethod
+    def check(cls, options: Any, scope: BuildScope) -> Iterable[Finding]:
+        from dynflow.nodes.answer_check.artefact import load
+        from dynflow.nodes.answer_check.checks import CHECKS
+
+        for place, name in enumerate(options.checks or ()):
+            if name not in CHECKS:
+                yield Finding("bad_value", f"there is no check {name!r}{did_you_mean(name, CHECKS)}", ("checks", place))
+        if options.output is not None and (fault := _schema_fault(options.output)):
+            yield Finding("bad_schema", f"`output` is no JSON schema to check with: {fault}", ("output",))
+        folder = scope.file.parent if scope.file is not None else scope.base
+        try:
+            load(_located(options.estimator, folder))
+        except DynflowError as error:
+            yield Finding("bad_value", str(error), ("estimator",))
+
+    def __init__(self, node_id: str, options: Any, resources: Any) -> None:
+        super().__init__(node_id, options, resources)
+        self._judge: Judge | Rules | None = None
+        self._validator: Any = None
+
+    @property
+    def _loaded(self) -> Judge | Rules:
+        if self._judge is None:
+            from dynflow.nodes.answer_check.artefact import load
+
+            self._judge = load(_located(self.options.estimator, self.resources.folder))
+        return self._judge
+
+    def trained_on(self, request: Request) -> bool:
+        return self._loaded.trained_on(request.text)
+
+    def fingerprint(self) -> str | None:
+        return self._loaded.digest
+
+    def warm_up(self) -> None:
+        self._loaded.warm_up()
+
+    def close(self) -> None:
+        self._judge = None
+
+    def run(self, call: Call) -> Output:
+        return _output(self._loaded.judge([self._case(call)])[0])
+
+    def run_batch(self, calls: Sequence[Call]) -> list[Output | Exception]:
+        cases: list[Case | Exception] = []
+        for call in calls:
+            try:
+                cases.append(self._case(call))
+            except NodeFailed as error:
+                cases.append(error)
+        verdicts = iter(self._loaded.judge([case for case in cases if not isinstance(case, Exception)]))
+        return [case if isinstance(case, Exception) else _output(next(verdicts)) for case in cases]
+
+    def _case(self, call: Call) -> Case:
+        from dynflow.nodes.answer_check.checks import CHECKS, fits
+        from dynflow.nodes.answer_check.verdict import Case, opinion
+
+        options = call.options
+        text = _text(options.answer)
+        judged = None if options.judge is None else opinion(options.judge)
+        if options.judge is not None and judged is None:
+            raise NodeFailed(f"the judge says neither yes nor no, nor a number from 0 to 1: {options.judge!r:.80}")
+        if options.output is not None and self._validator is None:
+            from jsonschema.validators import validator_for
+
+            self._validator = validator_for(options.output)(options.output)
+        return Case(
+            question=call.request.text if options.question is None else options.question,
+            answer=text,
+            checks=tuple(CHECKS if options.checks is None else options.checks),
+            token_confidence=options.token_confidence,
+            samples=tuple(map(_text, options.samples or ())),
+            judged=judged,
+            fits=None if self._validator is None else fits(self._validator, options.answer, text),
+        )
+
+
+def _located(estimator: str, folder: Path | None) -> str:
+    """A shipped name as it is; a relative path counted from the graph's folder."""
+    local = "/" in estimator and folder is not None and not Path(estimator).is_absolute()
+    return str(folder / estimator) if folder is not None and local else estimator
+
+
+def _schema_fault(schema: dict[str, Any]) -> str | None:
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+
+    try:
+        validator_for(schema).check_schema(schema)
+    except SchemaError as error:
+        return str(error.message)
+    return None
+
+
+def _text(answer: Any) -> str:
+    """An answer as text: a message's own, an object as JSON."""
+    if isinstance(answer, BaseMessage):
+        return str(answer.text)
+    if isinstance(answer, Classification):
+        return answer.label
+    if isinstance(answer, str) or answer is None:
+        return answer or ""
+    return json.dumps(answer, ensure_ascii=False, default=str)
+
+
+def _output(verdict: Verdict) -> Output:
+    return Output(
+        {
+            "confidence": verdict.confidence,
+            "score": verdict.score,
+            "quality": verdict.quality,
+            "passed": not verdict.reasons,
+            "reasons": verdict.reasons,
+        }
+    )

@@ -3,7 +3,8 @@
 One kernel ridge regression (Saunders, Gammerman & Vovk 1998) with a sum of kernels: linear and Laplacian on the
 standardised features of `features.py`, and, where an encoder is at hand, linear on the products of the question's and
 the answer's embedding, coordinate by coordinate. What is linear is kept as plain weights; the Laplacian part keeps its
-anchors.
+anchors. Last come what the graph brings along of the answer (`EVIDENCE`); what is unknown of it is NaN, and counts as
+the mean of the training rows.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     Array = NDArray[np.floating[Any]]
 
 WEAK, STRONG = 0, 1  # columns of a quality
-LINEAR, LAPLACIAN, AGREEMENT = 0.3, 0.7, 0.2  # what each kernel counts
+EVIDENCE = ("token_confidence", "agreement", "judge")
+"""What a graph may know of an answer, each 0…1: columns after all others."""
+LINEAR, LAPLACIAN, EMBEDDED, BROUGHT = 0.3, 0.7, 0.2, 0.3  # what each kernel counts; the last is for each evidence
 WIDTH = 1.0  # of the Laplacian kernel, per feature
 PENALTIES = (1.0, 3.0)  # of the weak and of the strong route: when the strong one fails is harder to tell
 MOST_ANCHORS = 2_000  # with more rows the kernel is approximated from this many of them (Nyström)
@@ -42,7 +45,7 @@ class Head:
     intercept: Array
 
 
-class Estimator:
+class SurfaceEstimator:
     """Predicts from a question and a given answer how good it is, and how good a stronger model's would be."""
 
     kind: ClassVar[str] = "surface"
@@ -53,22 +56,30 @@ class Estimator:
     @property
     def size(self) -> int:
         """Columns of its features."""
-        return len(NAMES)
+        return len(NAMES) + len(EVIDENCE)
 
-    def features(self, prompts: Sequence[str], answers: Sequence[str]) -> Array:
-        """Features of answers to prompts: float32 [n, d]."""
-        return features(prompts, answers)
+    @property
+    def weighs(self) -> tuple[bool, ...]:
+        """For each evidence, whether it has learnt to read it."""
+        head = self._fitted()
+        return tuple(bool(scale < float("inf")) for scale in head.scale[-len(EVIDENCE) :])
 
-    def fit(self, prompts: Sequence[str], answers: Sequence[str], quality: Array) -> None:
-        """Learn from answers of the weak route and the quality of both routes, 0…1, [n, 2] as (weak, strong)."""
-        self.fit_features(self.features(prompts, answers), quality)
-
-    def fit_features(self, features: Array, quality: Array) -> None:
-        """As `fit`, from features that are already at hand."""
+    def features(self, prompts: Sequence[str], answers: Sequence[str], evidence: Array | None = None) -> Array:
+        """Features of answers to prompts: float32 [n, d]. `evidence` [n, 3] is as `EVIDENCE` has it; default: NaN."""
         import numpy as np
 
-        features = np.asarray(features, dtype=np.float64)
-        mean, spread = features.mean(0), features.std(0)
+        brought = np.full((len(prompts), len(EVIDENCE)), np.nan) if evidence is None else evidence
+        return np.concatenate([*self._parts(prompts, answers), brought], axis=1, dtype=np.float32)
+
+    def _parts(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Array]:
+        return [features(prompts, answers)]
+
+    def fit_features(self, features: Array, quality: Array) -> None:
+        """Learn from `features` of the weak route's answers and the quality of both routes, 0…1, [n, 2]."""
+        import numpy as np
+
+        known = np.ma.masked_invalid(np.asarray(features, dtype=np.float64))
+        mean, spread = known.mean(0).filled(0.0), known.std(0).filled(0.0)
         scale = np.where(spread > 1e-6, spread, np.inf)  # what never varied says nothing
         standard = _standard(features, mean, scale)
         count = len(standard)
@@ -94,24 +105,24 @@ class Estimator:
         parts = (mean, scale, weights, anchors[:, : len(NAMES)], LAPLACIAN * dual, intercept)
         self.head = Head(*(np.ascontiguousarray(part, dtype=np.float32) for part in parts))
 
-    def predict(self, prompts: Sequence[str], answers: Sequence[str]) -> Array:
-        """Raw predicted quality of both routes, [n, 2]; not calibrated, and not kept within 0…1."""
-        return self.predict_features(self.features(prompts, answers))
-
     def predict_features(self, features: Array) -> Array:
-        """As `predict`, from features that are already at hand; each row is judged alone."""
+        """Raw predicted quality of both routes, [n, 2]; not calibrated, and not kept within 0…1. Raises ValueError
+        where it is not fitted. Each row is judged alone."""
         import numpy as np
 
-        if self.head is None:
-            raise ValueError("the estimator is not fitted: call fit_features, or load an artefact")
-        head = self.head
+        head = self._fitted()
         standard = _standard(np.asarray(features, dtype=np.float32), head.mean, head.scale)
         near = _laplacian(standard, head.anchors)
         predicted: Array = standard @ head.weights + near @ head.anchor_weights + head.intercept
         return predicted
 
+    def _fitted(self) -> Head:
+        if self.head is None:
+            raise ValueError("the estimator is not fitted: call fit_features, or load an artefact")
+        return self.head
 
-class EmbeddingEstimator(Estimator):
+
+class EmbeddingEstimator(SurfaceEstimator):
     """Reads the embeddings of question and answer beside the features: some milliseconds an answer."""
 
     kind = "embedding"
@@ -120,24 +131,22 @@ class EmbeddingEstimator(Estimator):
     def size(self) -> int:
         from dynflow.models.encoder import DIMENSIONS
 
-        return len(NAMES) + DIMENSIONS
+        return super().size + DIMENSIONS
 
-    def features(self, prompts: Sequence[str], answers: Sequence[str]) -> Array:
-        import numpy as np
-
+    def _parts(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Array]:
         from dynflow.models.encoder import Encoder
 
         encoder = Encoder.shared()
-        return np.concatenate([features(prompts, answers), encoder.embed(prompts) * encoder.embed(answers)], axis=1)
+        return [*super()._parts(prompts, answers), encoder.embed(prompts) * encoder.embed(answers)]
 
 
-KINDS: dict[str, type[Estimator]] = {kind.kind: kind for kind in (EmbeddingEstimator, Estimator)}
+KINDS: dict[str, type[SurfaceEstimator]] = {kind.kind: kind for kind in (EmbeddingEstimator, SurfaceEstimator)}
 
 
 def _standard(features: Array, mean: Array, scale: Array) -> Array:
     import numpy as np
 
-    standard: Array = np.clip((features - mean) / scale, -_FURTHEST, _FURTHEST)
+    standard: Array = np.nan_to_num(np.clip((features - mean) / scale, -_FURTHEST, _FURTHEST))
     return standard
 
 
@@ -145,8 +154,10 @@ def _emphasis(size: int) -> Array:
     """How much each column counts in the linear kernels: [size]."""
     import numpy as np
 
-    first, rest = len(NAMES), size - len(NAMES)
-    return np.concatenate([np.full(first, LINEAR / first), np.full(rest, AGREEMENT / max(rest, 1))])
+    first, last = len(NAMES), len(EVIDENCE)
+    middle = size - first - last
+    parts = np.full(first, LINEAR / first), np.full(middle, EMBEDDED / max(middle, 1)), np.full(last, BROUGHT)
+    return np.concatenate(parts)
 
 
 def _linear(rows: Array, anchors: Array) -> Array:

@@ -111,7 +111,6 @@ def _form(reading: Reading) -> dict[str, float]:
         "broken_off": reading.broken_off,
         "runs_on": reading.runs_on,
         "repeats": reading.repeats,
-        "ends_with_line": answer.endswith("\n"),
         "marked_final": reading.marked,
         "is_json": reading.as_json is not None,
         "json_wanted": reading.json_wanted,

@@ -7,11 +7,13 @@ import functools
 import json
 import math
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from dynflow.nodes.answer_check.equations import Step, number, numbers, steps
 
 MAX_CHARACTERS = 8_000  # what is read of an answer or a question, half from its head and half from its tail
+_INVISIBLE = frozenset(("Cc", "Cf", "Co", "Cs"))
 
 _FINAL = re.compile(
     r"^\s*#{2,6}[ \t]*(?=[-$€£(]*\d|[A-Z]\b)(?P<marked>[^\n]*)"
@@ -81,6 +83,11 @@ class Reading:
         return text[-1].isalpha() and len(text) > 80
 
     @property
+    def reckons(self) -> bool:
+        """Whether it is about numbers: the question has two of them, or the answer an equation."""
+        return self.digits >= 2 or bool(self.steps)
+
+    @property
     def refuses(self) -> bool:
         """Whether it says that it cannot answer."""
         return _REFUSAL.search(self.answer) is not None
@@ -128,9 +135,10 @@ class Reading:
         return tuple((language.casefold(), text) for language, text in _FENCE.findall(self.answer))
 
 
+@functools.lru_cache(maxsize=512)
 def read(question: str, answer: str) -> Reading:
     """Take an answer apart; never fails. Of a very long text head and tail are read."""
-    question, answer = _capped(question), _capped(answer)
+    question, answer = plain(_capped(question)), plain(_capped(answer))
     written = [*numbers(question)]
     worded = [_WORDS[word.casefold()] for word in _WORD.findall(question)]
     finals = list(_FINAL.finditer(answer))
@@ -184,6 +192,12 @@ def _signed_numbers(text: str) -> list[float]:
         (-1 if sign else 1) * number(digits)
         for sign, digits in re.findall(r"(-\s?[$€£]?\s?)?((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)", text)
     ]
+
+
+def plain(text: str) -> str:
+    """The text without what cannot be seen: compatibility forms made plain (NFKC), invisible characters left out."""
+    text = unicodedata.normalize("NFKC", text) if not text.isascii() else text
+    return "".join(c for c in text if c.isspace() or unicodedata.category(c) not in _INVISIBLE).strip()
 
 
 def _capped(text: str) -> str:

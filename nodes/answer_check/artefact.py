@@ -1,0 +1,209 @@
+"""A trained answer check on disk, and what it says of answers.
+
+An artefact is a folder: `head.safetensors` (the numbers), `head.json` (what they are, and their checksum) and
+`README.md` (the model card).
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynflow.errors import ArtefactError, MissingDependency
+from dynflow.models.apart import apart
+from dynflow.nodes.answer_check.checks import CHECKS
+from dynflow.nodes.answer_check.estimator import EVIDENCE, KINDS, Head, SurfaceEstimator
+from dynflow.nodes.answer_check.features import NAMES
+from dynflow.nodes.answer_check.reading import plain, read
+from dynflow.nodes.answer_check.verdict import Case, Verdict, evidence, judge_by, without_estimator
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dynflow.nodes.answer_check.estimator import Array
+
+FORMAT = 1
+SHIPPED = Path(__file__).parent / "artefacts"
+RULES = "rules"
+"""The estimator that was never trained: the checks alone."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The numbers of an artefact: the fitted `head`; `quantiles` [q] of the promised gain on the reference's answers;
+    `calibration` [2, 2], slope and offset of the logistic per route (Platt 1999); `hashes` uint64 of the questions."""
+
+    head: Head
+    quantiles: Array
+    calibration: Array
+    hashes: NDArray[np.uint64]
+
+    def tensors(self) -> dict[str, Any]:
+        """All arrays by name."""
+        return {**vars(self.head), **{name: value for name, value in vars(self).items() if name != "head"}}
+
+
+class Rules:
+    """Judges by the checks alone: needs no model and no training."""
+
+    digest = "checks: " + ", ".join(CHECKS)
+
+    def judge(self, cases: Sequence[Case]) -> list[Verdict]:
+        """One verdict per answer, in order."""
+        return [without_estimator(case) for case in cases]
+
+    def trained_on(self, question: str) -> bool:
+        """Nothing was."""
+        return False
+
+    def warm_up(self) -> None:
+        """Nothing to load."""
+
+
+class Judge:
+    """A trained answer check ready to use. Loads its numbers on first use; safe to share between threads."""
+
+    def __init__(self, folder: Path, kind: str, digest: str, numbers_only: bool) -> None:
+        self.folder = folder
+        self.kind = kind
+        self.digest = digest
+        """SHA-256 of its numbers."""
+        self.numbers_only = numbers_only
+        """Whether it was trained on answers to questions with numbers: others are judged by the checks alone."""
+        self._lock = threading.Lock()
+        self._loaded: tuple[SurfaceEstimator, Trained] | None = None
+
+    def warm_up(self) -> None:
+        """Load all that is needed now. Raises ArtefactError or MissingDependency."""
+        apart(lambda: self.judge([Case("What is 1 + 1?", "2", ())]))
+
+    def judge(self, cases: Sequence[Case]) -> list[Verdict]:
+        """One verdict per answer, in order; each is judged alone. Raises as `warm_up`."""
+        within = [not self.numbers_only or read(case.question, case.answer).reckons for case in cases]
+        verdicts = iter(self._judge([case for case, known in zip(cases, within, strict=True) if known]))
+        return [next(verdicts) if known else without_estimator(case) for case, known in zip(cases, within, strict=True)]
+
+    def _judge(self, cases: Sequence[Case]) -> list[Verdict]:
+        if not cases:
+            return []
+        import numpy as np
+
+        estimator, trained = self._load()
+        brought = np.array([evidence(case) for case in cases], dtype=np.float32)
+        features = estimator.features([case.question for case in cases], [case.answer for case in cases], brought)
+        quality = calibrated(estimator.predict_features(features), trained.calibration)
+        if not np.isfinite(quality).all():
+            raise ArtefactError(f"{self.folder} predicts no finite numbers: train it again")
+        return [
+            judge_by(case, float(weak), float(strong), estimator.weighs, lambda gain: score(gain, trained.quantiles))
+            for case, (weak, strong) in zip(cases, quality, strict=True)
+        ]
+
+    def trained_on(self, question: str) -> bool:
+        """Whether an answer to this question was among those that it was trained on."""
+        return row_hash(question) in self._hashes
+
+    @functools.cached_property
+    def _hashes(self) -> frozenset[int]:
+        return frozenset(self._load()[1].hashes.tolist())
+
+    def _load(self) -> tuple[SurfaceEstimator, Trained]:
+        if self._loaded is None:
+            with self._lock:
+                if self._loaded is None:
+                    trained = _read(self.folder / "head.safetensors", self.digest)
+                    estimator = KINDS[self.kind](trained.head)
+                    if trained.head.weights.shape != (estimator.size, 2):
+                        raise ArtefactError(f"{self.folder} was made for other features: train it again")
+                    self._loaded = estimator, trained
+        return self._loaded
+
+
+def load(name_or_path: str) -> Judge | Rules:
+    """A shipped artefact (`embedding`, `surface`), the `rules`, or an artefact's folder. Cheap: reads JSON only.
+
+    Raises ArtefactError for what is neither, or is damaged.
+    """
+    if name_or_path == RULES:
+        return Rules()
+    folder = SHIPPED / name_or_path if name_or_path in KINDS else Path(name_or_path).expanduser()
+    description = folder / "head.json"
+    if not description.is_file():
+        near = difflib.get_close_matches(name_or_path, [*KINDS, RULES], n=1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ArtefactError(
+            f"no estimator {name_or_path!r} of answers{meant}: use {', '.join(KINDS)}, {RULES}, or a folder that "
+            f"`dynflow train check` has made"
+        )
+    try:
+        facts = json.loads(description.read_text(encoding="utf-8"))
+        made_with, kind, features, digest = (facts[key] for key in ("format", "kind", "features", "sha256"))
+        numbers_only = bool(facts["numbers_only"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtefactError(f"{description} is damaged ({error!r}): restore it, or train again") from error
+    if made_with != FORMAT or kind not in KINDS or features != feature_digest():
+        raise ArtefactError(f"{folder} was made by another version of dynflow: train it again")
+    return Judge(folder, kind, digest, numbers_only)
+
+
+def save(folder: Path, kind: str, trained: Trained, facts: dict[str, Any], card: str) -> None:
+    """Write an artefact; the same content gives the same bytes. `facts` are kept in `head.json`."""
+    from safetensors.numpy import save as serialise
+
+    data = serialise(trained.tensors())
+    own = {"format": FORMAT, "kind": kind, "features": feature_digest(), "sha256": hashlib.sha256(data).hexdigest()}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "head.safetensors").write_bytes(data)
+    (folder / "head.json").write_text(json.dumps({**own, **facts}, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def calibrated(raw: Array, calibration: Array) -> Array:
+    """P(good) per route, [n, 2], from raw predicted qualities."""
+    import numpy as np
+
+    probability: Array = 1 / (1 + np.exp(-(raw * calibration[:, 0] + calibration[:, 1])))
+    return probability
+
+
+def score(gain: float, quantiles: Array) -> float:
+    """Percentile 0…1 of a promised gain, strong less weak, among the reference's quantiles."""
+    import numpy as np
+
+    return float(np.interp(gain, quantiles, np.linspace(0, 1, len(quantiles))))
+
+
+def row_hash(question: str) -> int:
+    """64 bits that tell a training question again, whatever its white space or case."""
+    words = " ".join(plain(question).casefold().split())
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big")
+
+
+def feature_digest() -> str:
+    """Tells whether an artefact was made for the features of this version."""
+    return hashlib.sha256("\n".join((*NAMES, *EVIDENCE)).encode()).hexdigest()[:16]
+
+
+def _read(path: Path, digest: str) -> Trained:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load as deserialise
+    except ImportError as error:
+        raise MissingDependency(error.name or "safetensors", 'pip install "dynflow[quickstart]"') from error
+    try:
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise ArtefactError(f"{path} is damaged (head.json has another SHA-256): restore it, or train again")
+        tensors = deserialise(data)
+        head = Head(**{name: tensors.pop(name) for name in Head.__dataclass_fields__})
+        return Trained(head, **tensors)
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise ArtefactError(f"{path} is damaged ({error}): restore it, or train again") from error

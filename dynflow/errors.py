@@ -105,7 +105,8 @@ class CalibrationError(DynflowError):
     """Outcomes that nothing can be concluded from.
 
     `code`: `contaminated` (an artefact was trained on them), `too_little_data` (too few for the promise),
-    `broken_promise` (no setting keeps it), `no_cap` (costs without a bound), `no_knob` (nothing to tune).
+    `broken_promise` (no setting keeps it), `no_cap` (costs without a bound), `no_knob` (nothing to tune),
+    `dependent` (what happens to a request depends on those before it).
     """
 
     kind = "invalid"

@@ -17,7 +17,9 @@ from dynflow.calibration.contamination import without_training_rows
 from dynflow.calibration.cost_cap import most_usd
 from dynflow.calibration.drift import spread
 from dynflow.calibration.evaluate import TUNING_SHARE, Ends, cost_notes, ends_of, failure_notes
+from dynflow.calibration.independence import check_independent
 from dynflow.calibration.kept import KeptOutputs
+from dynflow.calibration.measurements import measured
 from dynflow.calibration.outcomes import Fault, OutcomeFile, outcome_error
 from dynflow.calibration.paths import path
 from dynflow.calibration.promises import Kind, Promise, Sample, Tested, last_kept, variables
@@ -64,8 +66,9 @@ def calibrate(
 
     Which settings are tried, and in which order, comes from `tuning` rows: those of another file, or a fifth of these.
     Raises `CalibrationError` where the promise cannot be made: `contaminated`, `too_little_data`, `broken_promise`,
-    `no_cap`, `no_knob`; `OutcomeError` with every faulty row.
+    `no_cap`, `no_knob`, `dependent`; `OutcomeError` with every faulty row.
     """
+    check_independent(flow)
     file, trained_on = without_training_rows(flow, file)
     if tuning is None:
         tuning, file = file.split(TUNING_SHARE)
@@ -106,7 +109,7 @@ def calibrate(
             trained_on=trained_on,
             bound=_bound(promise, tested, chosen),
             expected=_expected(replay, walked, ends, chosen),
-            signals=spread(replay.measured(settings[chosen])),
+            signals=spread(measured(replay.walking([settings[chosen]]))),
             data_sha256=file.sha256,
             made=datetime.now(UTC).isoformat(timespec="seconds"),
             dynflow=version("dynflow"),

@@ -13,6 +13,7 @@ from dynflow.calibration import curves
 from dynflow.calibration.columns import Floats
 from dynflow.calibration.contamination import FEWEST_ROWS, without_training_rows
 from dynflow.calibration.curves import Interval
+from dynflow.calibration.independence import memory_notes
 from dynflow.calibration.kept import KeptOutputs
 from dynflow.calibration.outcomes import OutcomeFile
 from dynflow.calibration.paths import path
@@ -120,7 +121,7 @@ def evaluate(
     length = np.array([len(request.text) for request in replay.requests], dtype=np.float64)
     figures = dict.fromkeys(curves.MEASURES, Interval(math.nan, math.nan, math.nan))
     points: list[dict[str, Any]] = []
-    notes = cost_notes(replay, ends)
+    notes = [*memory_notes(flow), *cost_notes(replay, ends)]
     if replay.knobs:
         walked = replay.walk(path(tuning or replay, ends.strong))
         called = walked.called[ends.strong]

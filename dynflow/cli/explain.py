@@ -50,6 +50,7 @@ def explain(flow: Flow, request: Any, overrides: dict[str, Any]) -> Iterator[str
     yield click.style(" → ".join(["start", *(decision["to"] for decision in decisions)]), bold=True)
     yield from decision_lines(decisions)
     for visited in session.trace.visits:
+        yield from (f"  {visited.node}: {note}" for note in visited.notes)
         if visited.error is not None:
             yield f"  {visited.node} ({visited.error}): {visited.message}"
     if visit is None:

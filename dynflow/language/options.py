@@ -86,13 +86,14 @@ class Options(BaseModel):
         """
         taken: dict[str, Any] = {}
         typed: dict[str, Any] = {}
-        for name, value in self._given().items():
+        given = self._given()
+        for name, value in given.items():
             if name in _declared_references(type(self)) and isinstance(value, AnyReference):
                 taken[name] = lookup(value)
             elif next(find_references(value), None) is not None:
                 typed[name] = _substitute(value, lookup)
         # Not strict: an environment's value is always text, also where a number is wanted.
-        options = type(self).model_validate({**self._given(), **typed}, strict=False) if typed else self
+        options = type(self).model_validate({**given, **typed}, strict=False) if typed else self
         return options.model_copy(update=taken) if taken else options
 
     def _given(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -48,16 +49,22 @@ async def undisturbed(work: Coroutine[Any, Any, T]) -> T:
     return await _ended(asyncio.create_task(work), lambda: None)
 
 
-async def _ended(task: asyncio.Task[T], cancel: Callable[[], Any]) -> T:
+async def _ended(
+    task: asyncio.Task[T], cancel: Callable[[], Any], cancelled: asyncio.CancelledError | None = None
+) -> T:
     """The task's result, or the cancellation of whoever waits for it; in any case it is done."""
-    cancelled: asyncio.CancelledError | None = None
     while not task.done():
+        done = asyncio.get_running_loop().create_future()  # `asyncio.wait` would do, at several times the price
+        notify = partial(_resolve, done)
+        task.add_done_callback(notify)
         try:
-            await asyncio.wait((task,))
+            await done
         except asyncio.CancelledError as error:
             if cancelled is None:
                 cancel()
                 cancelled = error
+        finally:
+            task.remove_done_callback(notify)
     if cancelled is not None:
         if not task.cancelled():
             task.exception()  # it has been seen
@@ -65,19 +72,38 @@ async def _ended(task: asyncio.Task[T], cancel: Callable[[], Any]) -> T:
     return task.result()
 
 
-async def each_cancelled_once(items: AsyncIterator[T]) -> AsyncIterator[T]:
-    """The items, each made so. All steps share one context."""
-    context, end = contextvars.copy_context(), object()
+def _resolve(waiter: asyncio.Future[Any], given: Any) -> None:
+    if not waiter.done():
+        waiter.set_result(given)
 
-    async def step() -> Any:
-        return await anext(items, end)
 
-    async def close() -> None:
+async def each_cancelled_once(items: AsyncIterator[T], context: contextvars.Context | None = None) -> AsyncIterator[T]:
+    """The items, each made when it is asked for, and so: in one task, which runs in `context`, or in a copy of ours."""
+    loop, end = asyncio.get_running_loop(), object()
+    given: asyncio.Future[Any] = loop.create_future()
+    asked: asyncio.Future[bool] = loop.create_future()
+
+    async def make() -> None:
+        nonlocal asked
         async with aclosing(items):
-            pass
+            async for item in items:
+                asked = loop.create_future()
+                _resolve(given, item)
+                if not await asked:
+                    return
 
+    making = loop.create_task(make(), context=context)
+    making.add_done_callback(lambda _: _resolve(given, end))
     try:
-        while (item := await cancelled_once(step(), context)) is not end:
+        while (item := await given) is not end:
             yield item
-    finally:
-        await cancelled_once(close(), context)
+            given = loop.create_future()
+            _resolve(asked, True)
+    except asyncio.CancelledError as error:
+        making.cancel()
+        await _ended(making, making.cancel, error)
+    except BaseException:
+        _resolve(asked, False)
+        await _ended(making, making.cancel)
+        raise
+    await _ended(making, making.cancel)

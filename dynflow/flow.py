@@ -17,7 +17,7 @@ from pydantic import ConfigDict, PrivateAttr
 from typing_extensions import override
 
 from dynflow.calibration.saved import Calibration, path_for
-from dynflow.closing import aclosing, cancelled_once, each_cancelled_once
+from dynflow.closing import aclosing, cancelled_once
 from dynflow.compile import compile_text, read_graph_file
 from dynflow.engine import Engine, NodeResult
 from dynflow.errors import ArtefactError, GraphError
@@ -26,6 +26,7 @@ from dynflow.language.sealing import literal_secrets, sealed
 from dynflow.language.source import Problem, did_you_mean
 from dynflow.language.spec import ParamBody
 from dynflow.resources import FlowResources
+from dynflow.streamed_run import astream_in_run
 from dynflow.subgraphs import locate_subgraph
 from dynflow.trace import FlowResult
 from dynflow.trace_file import TraceFile, trace_file
@@ -333,8 +334,8 @@ class Flow(RunnableSerializable[Any, Any]):
     async def atransform(
         self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
-        chunks = self._atransform_stream_with_config(input, self._engine.atransform, config, **_call_options(kwargs))
-        async with aclosing(each_cancelled_once(chunks)) as running:
+        chunks = astream_in_run(self, input, self._engine.atransform, config, _call_options(kwargs))
+        async with aclosing(chunks) as running:
             async for chunk in running:
                 yield chunk
 

@@ -100,12 +100,13 @@ def test_agent_with_flow_as_model(smollm2_with_tools: str) -> None:
 
 @pytest.mark.usefixtures("_small_model")
 def test_agent_with_flow_as_tool(smollm2_with_tools: str) -> None:
-    human, asked, told, path, answer, *_ = run_agent("agent_with_flow_as_tool.py", smollm2_with_tools)
+    human, asked, *rest = run_agent("agent_with_flow_as_tool.py", smollm2_with_tools)
     assert human == "human: What is the capital of France?"
     assert asked.startswith("ai: [('encyclopedia', {'question': ")
-    assert told.startswith("tool: ")
-    assert path.startswith("    path start > difficulty > ")
-    assert answer.startswith("ai: ")
+    told = rest.index(next(line for line in rest if line.startswith("    path ")))  # an answer may have several lines
+    assert rest[0].startswith("tool: ")
+    assert rest[told].startswith("    path start > difficulty > ")
+    assert rest[told + 1].startswith("ai: ")
 
 
 def test_testing_a_graph() -> None:

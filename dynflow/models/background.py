@@ -7,9 +7,9 @@ import atexit
 import os
 import queue
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dynflow.closing import aclosing
 from dynflow.waiting import take
@@ -47,6 +47,20 @@ def iterate(items: AsyncIterator[T]) -> Iterator[T]:
         taken.result()
     finally:
         making.cancel()
+
+
+def wait_for(work: Coroutine[Any, Any, T]) -> T:
+    """What the work gives, done on the background loop; it is cancelled where the wait for it is called off.
+
+    Raises what the work raises, and what `dynflow.waiting.check_wanted` does.
+    """
+    inbox: queue.SimpleQueue[Future[T]] = queue.SimpleQueue()
+    doing = asyncio.run_coroutine_threadsafe(work, _running_loop())
+    doing.add_done_callback(inbox.put)
+    try:
+        return take(inbox).result()
+    finally:
+        doing.cancel()
 
 
 def in_background() -> bool:

@@ -20,8 +20,8 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -47,6 +47,8 @@ from dynflow.models.secrets import public_address, redact
 from dynflow.models.sendable import check_key, check_options, sendable_messages
 
 _importing = threading.Lock()
+_LISTENERS = ("callbacks", "success_callback", "_async_success_callback", "cache", "max_budget")
+"""What of litellm's hears of a call that has succeeded."""
 
 
 class LiteLLMChat(RemoteChat):
@@ -221,6 +223,26 @@ def _keep_worker_away() -> None:
     """
     with suppress(ImportError, AttributeError):
         importlib.import_module("litellm._internal_context").is_internal_call.set(True)
+
+
+def _heard() -> bool:
+    """Whether anything in this process wants litellm's own log of calls, which costs as much CPU as sending one."""
+    return any(getattr(library(), name, True) for name in _LISTENERS)
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keep litellm from logging the asynchronous call that is made in the block."""
+    try:
+        internal = importlib.import_module("litellm._internal_context").is_internal_call
+    except (ImportError, AttributeError):
+        yield
+        return
+    token = internal.set(True)
+    try:
+        yield
+    finally:
+        internal.reset(token)
 
 
 async def _alone(answer: Any) -> AsyncIterator[Any]:

@@ -7,13 +7,13 @@ from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any
 
-from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
+from langchain_core.language_models.chat_models import generate_from_stream
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from pydantic import PrivateAttr
 
 from dynflow.closing import aclosing
-from dynflow.models.background import iterate
+from dynflow.models.background import iterate, wait_for
 from dynflow.models.base import ProviderChat
 from dynflow.models.clients import Clients
 from dynflow.models.failures import timed_out
@@ -58,13 +58,17 @@ class RemoteChat(ProviderChat):
     def _generate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        return generate_from_stream(iterate(self._in_time(messages, self._options(stop, kwargs), stream=False)))
+        return wait_for(self._collect(messages, self._options(stop, kwargs)))
 
     async def _agenerate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        async with aclosing(self._in_time(messages, self._options(stop, kwargs), stream=False)) as chunks:
-            return await agenerate_from_stream(chunks)
+        return await self._collect(messages, self._options(stop, kwargs))
+
+    async def _collect(self, messages: list[BaseMessage], options: dict[str, Any]) -> ChatResult:
+        """A whole answer. LangChain's own way to put chunks together, from a coroutine, is to start a thread."""
+        async with aclosing(self._in_time(messages, options, stream=False)) as chunks:
+            return generate_from_stream(iter([chunk async for chunk in chunks]))
 
     def _stream(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any

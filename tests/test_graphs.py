@@ -53,13 +53,13 @@ def test_quickstart_without_a_key_says_which_variable_to_set() -> None:
     assert result.value.text.strip()
 
 
-def test_cascade_keeps_a_sure_draft_and_degrades_without_a_key() -> None:
+def test_cascade_keeps_a_draft_that_passes_and_degrades_without_a_key() -> None:
     flow = dynflow.load(graphs.path("cascade"))
-    kept = flow.run("What is 2 + 2?", {"configurable": {"trust_above": 0.0}})
-    assert kept.trace.path == ["start", "difficulty", "draft", "end"]
-    assert 0 < kept.ports["confidence"] <= 1
-    doubted = flow.run("What is 2 + 2?", {"configurable": {"trust_above": 1.0}})
-    assert doubted.trace.path == ["start", "difficulty", "draft", "cloud", "end"]
+    kept = flow.run("What is 2 + 2?", {"configurable": {"doubt_above": 1.0}})
+    assert kept.trace.path == ["start", "difficulty", "draft", "check", "end"]
+    doubted = flow.run("What is 2 + 2?", {"configurable": {"doubt_above": 0.0}})
+    assert doubted.trace.path == ["start", "difficulty", "draft", "check", "cloud", "end"]
+    assert 0 < doubted.trace.decisions[-2].values["check.score"] <= 1
     assert doubted.trace.degraded
     assert doubted.trace.answer == "draft"
     assert doubted.value.text == kept.value.text

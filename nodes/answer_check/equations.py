@@ -58,8 +58,8 @@ class Step:
 
 
 def number(text: str) -> float:
-    """The value of digits with or without commas."""
-    return float(text.replace(",", ""))
+    """The value of digits with or without commas; at most 10¹⁵."""
+    return min(float(text.replace(",", "")), 1e15)
 
 
 def numbers(text: str) -> list[float]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from dynflow.nodes.answer_check.equations import Step, number, numbers, steps
 
 MAX_CHARACTERS = 8_000  # what is read of an answer or a question, half from its head and half from its tail
+_MOST = 100  # so many equations, and numbers of a question, are looked at
 _INVISIBLE = frozenset(("Cc", "Cf", "Co", "Cs"))
 
 _FINAL = re.compile(
@@ -76,7 +77,7 @@ class Reading:
     def broken_off(self) -> bool:
         """Whether it ends in the middle of a sentence or an equation."""
         text = self.answer.rstrip()
-        if not text or _BROKEN_END.search(text):
+        if not text or _BROKEN_END.search(text[-160:]):
             return True
         if self.marked or self.code or self.as_json is not None:
             return text.count("```") % 2 == 1
@@ -139,8 +140,8 @@ class Reading:
 def read(question: str, answer: str) -> Reading:
     """Take an answer apart; never fails. Of a very long text head and tail are read."""
     question, answer = plain(_capped(question)), plain(_capped(answer))
-    written = [*numbers(question)]
-    worded = [_WORDS[word.casefold()] for word in _WORD.findall(question)]
+    written = numbers(question)[:_MOST]
+    worded = [_WORDS[word.casefold()] for word in _WORD.findall(question)][:_MOST]
     finals = list(_FINAL.finditer(answer))
     last = finals[-1] if finals else None
     said = next((text for text in last.groups() if text), "") if last else ""
@@ -153,7 +154,7 @@ def read(question: str, answer: str) -> Reading:
         answer=answer,
         asked=(*written, *worded),
         digits=len(written),
-        steps=tuple(steps(answer)),
+        steps=tuple(steps(answer)[:_MOST]),
         final=final,
         marked=bool(told) or (last is not None and last.lastgroup != "marked"),
         after=answer[last.end() :].strip() if last else "",

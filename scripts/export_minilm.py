@@ -31,7 +31,7 @@ from safetensors.numpy import load
 from tokenizers import Tokenizer
 from transformers import BertModel
 
-from dynflow.models.encoder import FOLDER, MAX_TOKENS
+from dynflow.models.encoder import FOLDER, MAX_TOKENS, MIDDLE_LAYERS
 
 SOURCE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 HIDDEN, HEADS, LAYERS, BLOCK = 384, 12, 6, 64
@@ -105,17 +105,27 @@ class GraphBuilder:
         x = self.op("Add", [x, outer], f"{name}.sum2")
         return self.layer_norm(x, f"{name}.norm2", f"{source}.output.LayerNorm")
 
+    def pooled(self, x: str, kept: str, output: str) -> str:
+        """The mean of the kept tokens' vectors, at length 1: the mean's divisor cancels."""
+        total = self.op("Mul", [x, kept], f"{output}.kept")
+        total = self.op("ReduceSum", [total, "tokens"], f"{output}.total", keepdims=0)
+        return self.op("LpNormalization", [total], output, axis=-1, p=2)
+
     def model(self) -> onnx.ModelProto:
-        """Inputs `ids` int64 and `mask` int32, both [texts, tokens]; output `embedding` float32 [texts, 384]."""
+        """Inputs `ids` int64 and `mask` int32, both [texts, tokens]; outputs float32 [texts, 384].
+
+        `embedding` is the sentence embedding, `layer3` and so on the same of an earlier layer's vectors.
+        """
         self.constant("thirds", np.array([HIDDEN] * 3, np.int64))
+        self.constant("tokens", np.array([1], np.int64))
+        kept = self.op("Cast", ["mask"], "mask.float", to=TensorProto.FLOAT)
+        kept = self.op("Unsqueeze", [kept, self.constant("last", np.array([2], np.int64))], "mask.column")
         x = self.embeddings()
         for index in range(LAYERS):
             x = self.layer(x, index)
-        kept = self.op("Cast", ["mask"], "mask.float", to=TensorProto.FLOAT)
-        kept = self.op("Unsqueeze", [kept, self.constant("last", np.array([2], np.int64))], "mask.column")
-        total = self.op("Mul", [x, kept], "kept")
-        total = self.op("ReduceSum", [total, self.constant("tokens", np.array([1], np.int64))], "total", keepdims=0)
-        self.op("LpNormalization", [total], "embedding", axis=-1, p=2)  # the mean's divisor cancels
+            if index + 1 in MIDDLE_LAYERS:
+                self.pooled(x, kept, f"layer{index + 1}")
+        self.pooled(x, kept, "embedding")
         graph = helper.make_graph(
             self.nodes,
             "all-MiniLM-L6-v2",
@@ -123,7 +133,10 @@ class GraphBuilder:
                 helper.make_tensor_value_info("ids", TensorProto.INT64, ["texts", "tokens"]),
                 helper.make_tensor_value_info("mask", TensorProto.INT32, ["texts", "tokens"]),
             ],
-            [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["texts", HIDDEN])],
+            [
+                helper.make_tensor_value_info(output, TensorProto.FLOAT, ["texts", HIDDEN])
+                for output in ("embedding", *(f"layer{layer}" for layer in MIDDLE_LAYERS))
+            ],
             self.constants,
         )
         opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
@@ -220,8 +233,8 @@ edit by hand.
 
 **How made.** Linear layers: int8, one scale per output and {block} inputs; activations are quantised per row and block
 at run time, so a vector does not depend on the batch it is in. Word table: int8, one scale per word. The rest is
-float32. Mean pooling over the tokens and normalisation are in the graph. Texts are cut at {max_tokens} tokens; the
-tokenizer is the origin's without its fixed padding.
+float32. Mean pooling over the tokens and normalisation are in the graph, for the sentence embedding and for layers
+{layers}. Texts are cut at {max_tokens} tokens; the tokenizer is the origin's without its fixed padding.
 
 **Fidelity to the float model** (transformers' `BertModel`), on {texts} texts, routing prompts and film
 reviews, {tokens:.0f} tokens on average:
@@ -267,6 +280,7 @@ def main() -> None:
         tokenizer_megabytes=len(tokenizer) / 1e6,
         ratio=figures["onnx"] / figures["torch"],
         block=BLOCK,
+        layers=" and ".join(map(str, MIDDLE_LAYERS)),
         max_tokens=MAX_TOKENS,
     )
     arguments.out.mkdir(parents=True, exist_ok=True)

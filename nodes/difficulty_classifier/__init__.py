@@ -33,9 +33,12 @@ class DifficultyClassifier(Node):
 
         estimator: str = Field(
             default="embedding",
-            description="`embedding` (MiniLM and surface features), `surface` (no model), or a trained folder",
+            description="`embedding` (MiniLM), `surface` (no model), or a trained folder",
         )
         text: str | None = Field(default=None, description="what to judge; default: the last user turn")
+        conversation: bool = Field(
+            default=False, description="judge the whole conversation, newest turn first, where `text` is not given"
+        )
 
     ports: ClassVar[Mapping[str, PortType]] = {
         "score": number("0…1: share of the estimator's reference traffic that gains less from the strong model"),
@@ -92,7 +95,13 @@ def _located(estimator: str, folder: Path | None) -> str:
 
 
 def _text(call: Call) -> str:
-    return call.request.text if call.options.text is None else str(call.options.text)
+    if call.options.text is not None:
+        return str(call.options.text)
+    if call.options.conversation:
+        from dynflow.nodes.difficulty_classifier.features import conversation
+
+        return conversation([str(message.text) for message in call.request.messages])
+    return call.request.text
 
 
 def _output(prediction: Prediction) -> Output:

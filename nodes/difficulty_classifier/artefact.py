@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from dynflow.errors import ArtefactError, MissingDependency
 from dynflow.models.apart import apart
-from dynflow.nodes.difficulty_classifier.estimators import KINDS, STRONG, WEAK, Estimator, Ridge
-from dynflow.nodes.difficulty_classifier.features import NAMES, normalise
+from dynflow.nodes.difficulty_classifier.estimators import KINDS, SHIPPED, STRONG, WEAK, Estimator
+from dynflow.nodes.difficulty_classifier.features import normalise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dynflow.nodes.difficulty_classifier.estimators import Array
+    from dynflow.nodes.difficulty_classifier.estimator import Array, Tensors
 
-FORMAT = 1
-SHIPPED = Path(__file__).parent / "artefacts"
+FORMAT = 2
+FOLDER = Path(__file__).parent / "artefacts"
 HARD_FROM = 0.5
+_FITTED = "estimator."
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Prediction:
     """What the classifier says of one text.
 
     `score` 0…1: the share of the reference traffic whose predicted gain is lower, so that a threshold reads as the
-    expected cheap share; `label`: `hard` from 0.5; `quality`: P(good answer) of `weak` and `strong`; `confidence` 0…1:
-    how far the score is from the divide, 0 on it.
+    expected cheap share; `label`: `hard` from 0.5; `quality`: P(good answer) by route; `confidence` 0…1: how far the
+    score is from the divide, 0 on it.
     """
 
     score: float
@@ -52,27 +53,42 @@ class Prediction:
 class Head:
     """The numbers of an artefact.
 
-    `quantiles` [q] of the predicted gain on the reference traffic; `calibration` [2, 2], slope and offset of the
-    logistic per route (Platt 1999); `hashes` uint64 [rows] of the training texts.
+    `fitted` is what the estimator has learnt; `quantiles` [q] of the predicted gain on the reference traffic;
+    `calibration` [k, 2, c] per route: raw predictions, and the P(good) that each stands for; `hashes` uint64 [rows] of
+    the training texts.
     """
 
-    ridge: Ridge
+    fitted: Tensors
     quantiles: Array
     calibration: Array
     hashes: NDArray[np.uint64]
 
     def tensors(self) -> dict[str, Any]:
-        return {**vars(self.ridge), **{name: value for name, value in vars(self).items() if name != "ridge"}}
+        own = {name: value for name, value in vars(self).items() if name != "fitted"}
+        return own | {f"{_FITTED}{name}": value for name, value in self.fitted.items()}
+
+
+@dataclass(frozen=True)
+class Described:
+    """What `head.json` says of an artefact: `routes` are the names of a quality's columns, `digest` is the SHA-256 of
+    its numbers."""
+
+    kind: str
+    settings: tuple[float, ...]
+    routes: tuple[str, ...]
+    digest: str
 
 
 class Predictor:
     """A difficulty classifier ready to use. Loads its numbers on first use; safe to share between threads."""
 
-    def __init__(self, folder: Path, kind: str, digest: str) -> None:
+    def __init__(self, folder: Path, described: Described) -> None:
         self.folder = folder
-        self.kind = kind
-        self.digest = digest
+        self.kind = described.kind
+        self.routes = described.routes
+        self.digest = described.digest
         """SHA-256 of its numbers."""
+        self._settings = described.settings
         self._lock = threading.Lock()
         self._loaded: tuple[Estimator, Head] | None = None
 
@@ -87,16 +103,19 @@ class Predictor:
             return []
         import numpy as np
 
-        raw = estimator.predict(texts)
-        scores = score(raw, head.quantiles)
-        quality = calibrated(raw, head.calibration)
+        try:
+            raw = estimator.predict(texts)
+            scores = score(raw, head.quantiles)
+            quality = calibrated(raw, head.calibration)
+        except (KeyError, ValueError, IndexError) as error:
+            raise ArtefactError(f"{self.folder} does not fit its kind ({error!r}): train it again") from error
         if not (np.isfinite(scores).all() and np.isfinite(quality).all()):
             raise ArtefactError(f"{self.folder} predicts no finite numbers: train it again")
         return [
             Prediction(
                 score=float(value),
                 label="hard" if value >= HARD_FROM else "easy",
-                quality={"weak": float(good[WEAK]), "strong": float(good[STRONG])},
+                quality=dict(zip(self.routes, map(float, good), strict=True)),
                 confidence=abs(2 * float(value) - 1),
             )
             for value, good in zip(scores, quality, strict=True)
@@ -119,10 +138,7 @@ class Predictor:
             with self._lock:
                 if self._loaded is None:
                     head = _read_head(self.folder / "head.safetensors", self.digest)
-                    estimator = KINDS[self.kind](ridge=head.ridge)
-                    if head.ridge.weights.shape != (sum(estimator.block_sizes), 2):
-                        raise ArtefactError(f"{self.folder} was made for other features: train it again")
-                    self._loaded = estimator, head
+                    self._loaded = KINDS[self.kind](self._settings, head.fitted), head
         return self._loaded
 
 
@@ -131,31 +147,41 @@ def load(name_or_path: str) -> Predictor:
 
     Raises ArtefactError for what is neither, or is damaged.
     """
-    folder = SHIPPED / name_or_path if name_or_path in KINDS else Path(name_or_path).expanduser()
+    folder = FOLDER / name_or_path if name_or_path in SHIPPED else Path(name_or_path).expanduser()
     description = folder / "head.json"
     if not description.is_file():
-        near = difflib.get_close_matches(name_or_path, KINDS, n=1)
+        near = difflib.get_close_matches(name_or_path, SHIPPED, n=1)
         meant = f" (did you mean {near[0]!r}?)" if near else ""
         raise ArtefactError(
-            f"no difficulty estimator {name_or_path!r}{meant}: use {' or '.join(KINDS)}, or a folder that "
+            f"no difficulty estimator {name_or_path!r}{meant}: use {' or '.join(SHIPPED)}, or a folder that "
             f"`dynflow train difficulty` has made"
         )
     try:
         facts = json.loads(description.read_text(encoding="utf-8"))
         made_with, kind, features, digest = (facts[key] for key in ("format", "kind", "features", "sha256"))
+        settings, routes = tuple(facts.get("settings", ())), tuple(facts.get("routes", ()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtefactError(f"{description} is damaged ({error!r}): restore it, or train again") from error
-    if made_with != FORMAT or kind not in KINDS or features != feature_digest():
+    if made_with != FORMAT or kind not in KINDS or features != feature_digest(KINDS[kind]) or len(routes) < 2:
         raise ArtefactError(f"{folder} was made by another version of dynflow: train it again")
-    return Predictor(folder, kind, digest)
+    return Predictor(folder, Described(kind, settings, routes, digest))
 
 
-def save(folder: Path, kind: str, head: Head, facts: dict[str, Any], card: str) -> None:
+def save(
+    folder: Path, estimator: Estimator, routes: Sequence[str], head: Head, facts: dict[str, Any], card: str
+) -> None:
     """Write an artefact; the same content gives the same bytes. `facts` are kept in `head.json`."""
     from safetensors.numpy import save as serialise
 
     data = serialise(head.tensors())
-    own = {"format": FORMAT, "kind": kind, "features": feature_digest(), "sha256": hashlib.sha256(data).hexdigest()}
+    own = {
+        "format": FORMAT,
+        "kind": estimator.kind,
+        "features": feature_digest(type(estimator)),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "settings": estimator.settings,
+        "routes": list(routes),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "head.safetensors").write_bytes(data)
     (folder / "head.json").write_text(json.dumps({**own, **facts}, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -170,11 +196,11 @@ def score(raw: Array, quantiles: Array) -> Array:
 
 
 def calibrated(raw: Array, calibration: Array) -> Array:
-    """P(good) per route, [n, 2], from raw predicted qualities."""
+    """P(good) per route, [n, k], from raw predicted qualities."""
     import numpy as np
 
-    probability: Array = 1 / (1 + np.exp(-(raw * calibration[:, 0] + calibration[:, 1])))
-    return probability
+    columns = [np.interp(column, *knots) for column, knots in zip(raw.T, calibration, strict=True)]
+    return np.stack(columns, axis=1)
 
 
 def row_hash(text: str) -> int:
@@ -182,9 +208,9 @@ def row_hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(normalise(text).casefold().encode()).digest()[:8], "big")
 
 
-def feature_digest() -> str:
+def feature_digest(kind: type[Estimator]) -> str:
     """Tells whether an artefact was made for the features of this version."""
-    return hashlib.sha256("\n".join(NAMES).encode()).hexdigest()[:16]
+    return hashlib.sha256(kind.features_of().encode()).hexdigest()[:16]
 
 
 def _read_head(path: Path, digest: str) -> Head:
@@ -198,7 +224,7 @@ def _read_head(path: Path, digest: str) -> Head:
         if hashlib.sha256(data).hexdigest() != digest:
             raise ArtefactError(f"{path} is damaged (head.json has another SHA-256): restore it, or train again")
         tensors = deserialise(data)
-        ridge = Ridge(**{name: tensors.pop(name) for name in ("mean", "scale", "weights", "intercept")})
-        return Head(ridge, **tensors)
+        fitted = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_FITTED)}
+        return Head({name.removeprefix(_FITTED): value for name, value in fitted.items()}, **tensors)
     except (OSError, SafetensorError, KeyError, TypeError) as error:
         raise ArtefactError(f"{path} is damaged ({error}): restore it, or train again") from error

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from dynflow.nodes.difficulty_classifier.measures import ISOTONIC_FROM
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dynflow.nodes.difficulty_classifier.estimator import Estimator
     from dynflow.nodes.difficulty_classifier.train import Row
 
 Figures = dict[str, dict[str, float | None]]
@@ -17,17 +22,17 @@ _CARD = """\
 Tells from a request alone how much more a strong model would add to a weak one's answer. Written by
 `dynflow train difficulty`; do not edit by hand.
 
-**Made of**: ridge regressions on {features}, one per route, penalties {penalties}.
+**Made of**: {made_of}; settings {settings}.
 Lettered choices at the end of a question are not read. `score` is the percentile of the predicted gain (strong less
-weak) on the training rows, each predicted by a model that did not see it; `quality` is P(good) per route by Platt
-scaling.
+weak) on the training rows, each predicted by a model that did not see it; `quality` is P(good) per route ({routes}) by
+{calibration}.
 
 **Trained on** {rows} rows:
 
 | source | rows | weak's mean quality | strong's |
 |---|---|---|---|
 {sources}
-
+{left_out}
 | file | SHA-256 |
 |---|---|
 {files}
@@ -40,6 +45,12 @@ those of always saying the mean.
 |---|---|---|---|---|---|---|---|
 {figures}
 
+**Reliability**, by fifths of the predictions, calibrated on the other folds: mean P(good) → mean quality.
+
+| fifth | {route_columns} |
+|---|{route_rules}
+{reliability}
+
 The rows "topics never trained on" hold out whole topics: expect those figures on traffic that is unlike the training
 rows, and train on your own outcomes for better ones.
 {lowest}
@@ -50,25 +61,35 @@ matters.
 `head.safetensors` holds 64-bit hashes of the training texts, so that an evaluation can leave them out.
 """
 
-_MADE_OF = {
-    "surface": "surface features (length, numbers, signs, kinds of words)",
-    "embedding": "the all-MiniLM-L6-v2 embedding and surface features (length, numbers, signs, kinds of words)",
-}
-
 
 def render_card(
-    kind: str,
+    estimator: Estimator,
     rows: list[Row],
+    routes: Sequence[str],
+    *,
     files: dict[str, str],
-    penalties: tuple[float, ...],
+    left_out: dict[str, int],
     figures: Figures,
+    reliability: list[list[tuple[float, float]]],
 ) -> str:
-    """Markdown; `files` are SHA-256 sums by name, `figures` the measures by name of the rows."""
+    """Markdown; `files` are SHA-256 sums by name, `left_out` counts of rows by topic, `figures` the measures by name of
+    the rows, `reliability` mean P(good) and mean quality [fifths][routes]."""
     counts = Counter(row.source for row in rows)
     return _CARD.format(
-        kind=kind,
-        features=_MADE_OF[kind],
-        penalties=" and ".join(f"{penalty:g}" for penalty in penalties),
+        kind=estimator.kind,
+        made_of=estimator.made_of,
+        settings=" and ".join(f"{setting:g}" for setting in estimator.settings),
+        routes=", ".join(f"`{route}`" for route in routes),
+        calibration="isotonic regression" if len(rows) >= ISOTONIC_FROM else "Platt scaling",
+        left_out="".join(
+            f"\n**Left out** of the training: {count} rows of `{topic}`.\n" for topic, count in left_out.items()
+        ),
+        route_columns=" | ".join(f"`{route}`" for route in routes),
+        route_rules="---|" * len(routes),
+        reliability="\n".join(
+            f"| {part} | " + " | ".join(f"{said:.3f} → {was:.3f}" for said, was in fifth) + " |"
+            for part, fifth in enumerate(reliability, start=1)
+        ),
         rows=len(rows),
         sources="\n".join(
             f"| {source} | {count} | {_mean(rows, 'source', source, 'weak'):.3f} "

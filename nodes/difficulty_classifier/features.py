@@ -70,6 +70,11 @@ def reading(text: str) -> str:
     return _CHOICES.sub("", text) or text
 
 
+def conversation(turns: Sequence[str]) -> str:
+    """A whole conversation as one text to judge, the newest turn first: what is cut of a long one is the oldest."""
+    return "\n".join(reversed(turns))
+
+
 def _head_and_tail(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}\n{text[1 - most // 2 :]}"
 

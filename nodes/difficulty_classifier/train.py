@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 FEWEST_ROWS = 100
 QUANTILES = 1001
+_FIFTHS = 5
 _CHUNK = 256  # texts whose features are kept at a time, so that a killed run goes on where it was
 
 
@@ -40,8 +41,16 @@ class Row:
 
     id: str
     text: str
-    weak: float
-    strong: float
+    quality: tuple[float, ...]
+    """In the order of the routes: weak, strong, and those between."""
+
+    @property
+    def weak(self) -> float:
+        return self.quality[WEAK]
+
+    @property
+    def strong(self) -> float:
+        return self.quality[STRONG]
 
     @property
     def source(self) -> str:
@@ -61,7 +70,7 @@ class Report:
     out: Path
     kind: str
     rows: int
-    penalties: tuple[float, ...]
+    settings: tuple[float, ...]
     figures: Figures
 
 
@@ -72,63 +81,75 @@ def train(
     *,
     weak: str = "weak",
     strong: str = "strong",
+    between: Sequence[str] = (),
+    leave_out: Sequence[str] = (),
+    conversation: bool = False,
     progress: Progress = lambda done, total, what: None,
 ) -> Report:
     """Learn from outcome files how much `strong` adds to `weak`, and write an artefact into the folder `out`.
 
-    `kind` is `embedding` or `surface`. The same input gives the same bytes. A run that was killed goes on from the
-    features it had computed. Raises InputError, with the numbers of all bad lines, and writes nothing then.
+    `kind` is one of `KINDS`. The quality of the routes `between` is learnt too. Topics in `leave_out`, the first two
+    parts of an id, are not learnt from. Of messages the last user turn is read, or all with `conversation`. The same
+    input gives the same bytes. A run that was killed goes on from the features it had computed. Raises InputError, with
+    the numbers of all bad lines, and writes nothing then.
     """
     if kind not in KINDS:
         raise InputError(f"unknown kind of estimator {kind!r}: use {' or '.join(KINDS)}")
-    rows = [row for path in outcome_files for row in read_rows(path, weak, strong)]
+    routes = (weak, strong, *between)
+    if len(set(routes)) < len(routes):
+        raise InputError(f"a route is named twice in {', '.join(routes)}")
+    given = [row for path in outcome_files for row in read_rows(path, *routes, conversation=conversation)]
+    if absent := set(leave_out) - {row.topic for row in given}:
+        raise InputError(f"no row has the topic {', '.join(sorted(absent))}, which is to be left out")
+    rows = [row for row in given if row.topic not in leave_out]
     if len(rows) < FEWEST_ROWS:
         raise InputError(f"{len(rows)} rows are too few to learn from: give at least {FEWEST_ROWS}")
     texts = [row.text for row in rows]
-    quality = np.array([[row.weak, row.strong] for row in rows])
+    quality = np.array([row.quality for row in rows])
     if (quality[:, STRONG] == quality[:, WEAK]).all():
         raise InputError(f"{weak!r} and {strong!r} are equally good on every row: there is nothing to learn")
 
-    estimator = KINDS[kind]()
-    measured = _features(estimator, texts, out / ".features", progress)
+    measured = _features(KINDS[kind](), texts, out / ".features", progress)
     groups: list[Hashable] = list(measures.near_duplicates([features.reading(text) for text in texts]))
     folds = measures.folds_of(groups)
-    trials = []
-    for done, penalties in enumerate(estimator.grid):
-        progress(done, len(estimator.grid), "cross-validation")
-        trials.append((_gain_error(_cross_fit(kind, penalties, measured, quality, folds), quality), penalties))
-    progress(len(estimator.grid), len(estimator.grid), "cross-validation")
-    penalties = min(trials)[1]
+    settings = _chosen(KINDS[kind], measured, quality, folds, progress)
 
-    held_out = _cross_fit(kind, penalties, measured, quality, folds)
-    gain = held_out[:, STRONG] - held_out[:, WEAK]
-    quantiles = np.quantile(gain, np.linspace(0, 1, QUANTILES)).astype(np.float32)
-    calibration = np.array(
-        [measures.fit_logistic(held_out[:, route], quality[:, route]) for route in (WEAK, STRONG)], dtype=np.float32
-    )
-    figures = _figures(rows, held_out, quality, calibration)
+    held_out = _cross_fit(KINDS[kind], settings, measured, quality, folds)
+    figures = _figures(rows, held_out, quality, folds)
     topics: list[Hashable] = [row.topic for row in rows]
     if len(set(topics)) >= measures.FOLDS:
-        unseen = _cross_fit(kind, penalties, measured, quality, measures.folds_of(topics))
+        apart = measures.folds_of(topics)
+        unseen = _cross_fit(KINDS[kind], settings, measured, quality, apart)
         figures |= {
             f"{name}, topics never trained on": figure
-            for name, figure in _figures(rows, unseen, quality, calibration).items()
+            for name, figure in _figures(rows, unseen, quality, apart).items()
         }
 
-    final = KINDS[kind](penalties)
+    final = KINDS[kind](settings)
     final.fit_features(measured, quality)
-    assert final.ridge is not None
-    hashes = np.array(sorted({artefact.row_hash(text) for text in texts}), dtype=np.uint64)
-    head = artefact.Head(final.ridge, quantiles, calibration, hashes)
-    report = Report(out, kind, len(rows), penalties, figures)
-    facts = {"rows": len(rows), "penalties": penalties, "figures": figures}
-    sources = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in outcome_files}
-    artefact.save(out, kind, head, facts, render_card(kind, rows, sources, penalties, figures))
+    gain = held_out[:, STRONG] - held_out[:, WEAK]
+    head = artefact.Head(
+        final.tensors,
+        quantiles=np.quantile(gain, np.linspace(0, 1, QUANTILES)).astype(np.float32),
+        calibration=_calibration(held_out, quality).astype(np.float32),
+        hashes=np.array(sorted({artefact.row_hash(text) for text in texts}), dtype=np.uint64),
+    )
+    facts = {"rows": len(rows), "left_out": list(leave_out), "figures": figures}
+    card = render_card(
+        final,
+        rows,
+        routes,
+        files={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in outcome_files},
+        left_out={topic: sum(row.topic == topic for row in given) for topic in leave_out},
+        figures=figures,
+        reliability=_reliability(_cross_calibrated(held_out, quality, folds), quality),
+    )
+    artefact.save(out, final, routes, head, facts, card)
     shutil.rmtree(out / ".features", ignore_errors=True)
-    return report
+    return Report(out, kind, len(rows), settings, figures)
 
 
-def read_rows(path: Path, weak: str, strong: str) -> list[Row]:
+def read_rows(path: Path, *routes: str, conversation: bool = False) -> list[Row]:
     """The rows of an outcome file. Raises InputError that lists every bad line with its fault."""
     try:
         text = path.read_text(encoding="utf-8-sig").rstrip()
@@ -138,7 +159,7 @@ def read_rows(path: Path, weak: str, strong: str) -> list[Row]:
     rows, faults = [], []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(_row(json.loads(line), weak, strong))
+            rows.append(_row(json.loads(line), routes, conversation))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             fault = f"lacks {error}" if isinstance(error, KeyError) else str(error)
             if isinstance(error, RecursionError):
@@ -150,38 +171,38 @@ def read_rows(path: Path, weak: str, strong: str) -> list[Row]:
     return rows
 
 
-def _row(record: Any, weak: str, strong: str) -> Row:
+def _row(record: Any, routes: Sequence[str], conversation: bool) -> Row:
     if not isinstance(record, dict):
         raise ValueError("is not a JSON object")
-    text = record["prompt"] if "prompt" in record else _last_user_turn(record["messages"])
+    text = record["prompt"] if "prompt" in record else _said(record["messages"], conversation)
     if not isinstance(text, str) or not text.strip():
         raise ValueError("has no text in `prompt` or `messages`")
     values = []
-    for route in (weak, strong):
+    for route in routes:
         value = record["outcomes"][route]["quality"]
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise ValueError(f"`outcomes.{route}.quality` is {value!r}, not a number from 0 to 1")
         values.append(float(value))
-    return Row(str(record["id"]), text, *values)
+    return Row(str(record["id"]), text, tuple(values))
 
 
-def _last_user_turn(messages: Any) -> Any:
+def _said(messages: Any, conversation: bool) -> Any:
     if not isinstance(messages, list) or not all(isinstance(turn, dict) for turn in messages):
         raise ValueError("`messages` is not a list of objects")
+    if conversation:
+        return features.conversation([str(turn.get("content") or "") for turn in messages])
     return next((turn.get("content") for turn in reversed(messages) if turn.get("role") in ("user", "human")), None)
 
 
 def _features(estimator: Estimator, texts: list[str], cache: Path, progress: Progress) -> Array:
     """Features of all texts, chunk by chunk; finished chunks are found again in `cache`."""
-    from dynflow.models.encoder import SHA256
-
     code = hashlib.sha256(Path(features.__file__).read_bytes()).hexdigest()
     cache.mkdir(parents=True, exist_ok=True)
     chunks = []
     for start in range(0, len(texts), _CHUNK):
         progress(start, len(texts), "features")
         chunk = texts[start : start + _CHUNK]
-        key = hashlib.sha256(json.dumps([estimator.kind, code, SHA256, chunk]).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps([estimator.kind, code, estimator.features_of(), chunk]).encode()).hexdigest()
         path = cache / f"{key}.npy"
         if not path.is_file():
             unfinished = path.with_suffix(".part.npy")
@@ -192,15 +213,53 @@ def _features(estimator: Estimator, texts: list[str], cache: Path, progress: Pro
     return np.concatenate(chunks)
 
 
-def _cross_fit(kind: str, penalties: tuple[float, ...], measured: Array, quality: Array, folds: Folds) -> Array:
-    """Each row's raw predicted qualities, [n, 2], from an estimator that did not see its fold."""
+def _chosen(
+    kind: type[Estimator], measured: Array, quality: Array, folds: Folds, progress: Progress
+) -> tuple[float, ...]:
+    """The settings with the least cross-validated error of the gain; where there is one choice it is not tried."""
+    if len(kind.grid) == 1:
+        return kind.grid[0]
+    trials = []
+    for done, settings in enumerate(kind.grid):
+        progress(done, len(kind.grid), "cross-validation")
+        trials.append((_gain_error(_cross_fit(kind, settings, measured, quality, folds), quality), settings))
+    progress(len(kind.grid), len(kind.grid), "cross-validation")
+    return min(trials)[1]
+
+
+def _cross_fit(
+    kind: type[Estimator], settings: tuple[float, ...], measured: Array, quality: Array, folds: Folds
+) -> Array:
+    """Each row's raw predicted qualities, [n, k], from an estimator that did not see its fold."""
     predicted = np.zeros(quality.shape)
     for fold in range(measures.FOLDS):
         test = folds == fold
-        estimator = KINDS[kind](penalties)
+        estimator = kind(settings)
         estimator.fit_features(measured[~test], quality[~test])
         predicted[test] = estimator.predict_features(measured[test])
     return predicted
+
+
+def _calibration(raw: Array, quality: Array) -> Array:
+    return np.stack([measures.fit_calibration(*columns) for columns in zip(raw.T, quality.T, strict=True)])
+
+
+def _cross_calibrated(raw: Array, quality: Array, folds: Folds) -> Array:
+    """P(good), [n, k], each row's from a calibration that did not see its fold."""
+    good = np.zeros(quality.shape)
+    for fold in range(measures.FOLDS):
+        test = folds == fold
+        good[test] = artefact.calibrated(raw[test], _calibration(raw[~test], quality[~test]))
+    return good
+
+
+def _reliability(good: Array, quality: Array) -> list[list[tuple[float, float]]]:
+    """Per fifth of the rows, from low to high predictions: mean P(good) and mean quality, of each route."""
+    fifths = []
+    for part in range(_FIFTHS):
+        rows = [np.array_split(np.argsort(column, kind="stable"), _FIFTHS)[part] for column in good.T]
+        fifths.append([(float(good[of, k].mean()), float(quality[of, k].mean())) for k, of in enumerate(rows)])
+    return fifths
 
 
 def _gain_error(predicted: Array, quality: Array) -> float:
@@ -208,21 +267,22 @@ def _gain_error(predicted: Array, quality: Array) -> float:
     return float(np.square(difference[:, STRONG] - difference[:, WEAK]).mean())
 
 
-def _figures(rows: list[Row], predicted: Array, quality: Array, calibration: Array) -> Figures:
+def _figures(rows: list[Row], predicted: Array, quality: Array, folds: Folds) -> Figures:
     """The measures on all rows and on each source; None where there is nothing to measure."""
     sources = np.array([row.source for row in rows])
     length = np.array([len(features.reading(row.text)) for row in rows])
     gain = predicted[:, STRONG] - predicted[:, WEAK]
-    good = artefact.calibrated(predicted, calibration)
+    gained = quality[:, STRONG] - quality[:, WEAK]
+    good = _cross_calibrated(predicted, quality, folds)
     names = sorted(set(sources.tolist()))
     kept = {"all": np.ones(len(rows), dtype=bool), **({name: sources == name for name in names} if names[1:] else {})}
     return {
         name: {
             "rows": int(rows_of.sum()),
-            "apgr": _rounded(measures.average_gap_recovered(gain[rows_of], *quality[rows_of].T)),
-            "apgr_length": _rounded(measures.average_gap_recovered(length[rows_of], *quality[rows_of].T)),
-            "auc": _rounded(measures.area_under_curve(gain[rows_of], (quality[:, STRONG] > quality[:, WEAK])[rows_of])),
-            "spearman": _rounded(measures.rank_correlation(gain[rows_of], np.subtract(*quality[rows_of].T[::-1]))),
+            "apgr": _rounded(measures.average_gap_recovered(gain[rows_of], *quality[rows_of][:, :2].T)),
+            "apgr_length": _rounded(measures.average_gap_recovered(length[rows_of], *quality[rows_of][:, :2].T)),
+            "auc": _rounded(measures.area_under_curve(gain[rows_of], gained[rows_of] > 0)),
+            "spearman": _rounded(measures.rank_correlation(gain[rows_of], gained[rows_of])),
             "brier_weak": round(float(np.square(good - quality)[rows_of, WEAK].mean()), 4),
             "brier_strong": round(float(np.square(good - quality)[rows_of, STRONG].mean()), 4),
             "base_weak": round(float(quality[rows_of, WEAK].var()), 4),

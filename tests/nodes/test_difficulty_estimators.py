@@ -13,7 +13,8 @@ import pytest
 
 from dynflow.errors import ArtefactError, InputError
 from dynflow.nodes.difficulty_classifier import artefact, features, measures
-from dynflow.nodes.difficulty_classifier.estimators import KINDS, SurfaceEstimator
+from dynflow.nodes.difficulty_classifier.estimators import KINDS, SHIPPED
+from dynflow.nodes.difficulty_classifier.surface import SurfaceEstimator
 from dynflow.nodes.difficulty_classifier.train import read_rows, train
 
 EASY = ["What colour is the sky?", "Who wrote Romeo and Juliet?", "How many days are there in a week?"]
@@ -241,7 +242,7 @@ def test_too_little_and_senseless_data_are_refused(tmp_path: Path) -> None:
         train([path], "crystal_ball", tmp_path / "out")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SHIPPED)
 def test_the_shipped_artefacts_tell_easy_from_hard(kind: str) -> None:
     predictions = artefact.load(kind).predict(EASY + HARD)
     assert all(0 <= one.score <= 1 and 0 <= one.confidence <= 1 for one in predictions)
@@ -270,7 +271,7 @@ def test_an_unknown_estimator_says_what_there_is(name: str) -> None:
 
 @pytest.mark.parametrize("damage", ["head byte", "head missing", "json", "json key", "json type", "version"])
 def test_a_damaged_artefact_is_refused(tmp_path: Path, damage: str) -> None:
-    folder = shutil.copytree(artefact.SHIPPED / "surface", tmp_path / "copy")
+    folder = shutil.copytree(artefact.FOLDER / "surface", tmp_path / "copy")
     head, facts = folder / "head.safetensors", folder / "head.json"
     known = json.loads(facts.read_text(encoding="utf-8"))
     if damage == "head byte":
@@ -301,9 +302,9 @@ def test_loading_and_surface_predictions_need_no_onnxruntime() -> None:
     assert done.stdout.split("\n")[:2] == ["False", "set()"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SHIPPED)
 def test_the_shipped_cards_are_complete(kind: str) -> None:
-    folder = artefact.SHIPPED / kind
+    folder = artefact.FOLDER / kind
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "topics never trained on" in card
     assert "high_school_mathematics" in card  # the known fault of the recorded grades

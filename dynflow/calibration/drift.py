@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from dynflow.calibration.saved import Calibration
@@ -35,6 +35,10 @@ class Drift:
     def drifted(self) -> bool:
         """Whether chance does not explain it."""
         return self.distance > self.limit
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**asdict(self), "drifted": self.drifted}
 
     def __str__(self) -> str:
         told = f"its spread is {self.distance:.3f} away, by chance at most {self.limit:.3f}"
@@ -79,6 +83,11 @@ def drift(calibration: Calibration, records: Iterable[Mapping[str, Any]]) -> lis
             values = seen.get(port)
             if values is not None and isinstance(value, int | float):
                 values.append(_rounded(value))
+    return compared(calibration, seen)
+
+
+def compared(calibration: Calibration, seen: Mapping[str, Sequence[float]]) -> list[Drift]:
+    """The same of values by `node.port`."""
     told = {port: sorted(values) for port, values in seen.items() if len(values) >= FEWEST}
     found = []
     for port, values in told.items():
@@ -93,6 +102,12 @@ def drift(calibration: Calibration, records: Iterable[Mapping[str, Any]]) -> lis
         size = kept["n"] * len(values) / (kept["n"] + len(values))
         found.append(Drift(port, len(values), distance, math.sqrt(-math.log(_CHANCE / len(told) / 2) / 2 / size)))
     return found
+
+
+def drift_of(calibration: Calibration, measured: Mapping[str, Floats]) -> list[Drift]:
+    """The same of what a replay measured."""
+    seen = {port: [_rounded(value) for value in values] for port, values in measured.items()}
+    return compared(calibration, {port: values for port, values in seen.items() if port in calibration.signals})
 
 
 def _told(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

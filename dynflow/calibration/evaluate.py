@@ -13,11 +13,14 @@ from dynflow.calibration import curves
 from dynflow.calibration.columns import Floats
 from dynflow.calibration.contamination import FEWEST_ROWS, without_training_rows
 from dynflow.calibration.curves import Interval
+from dynflow.calibration.drift import Drift, drift_of
 from dynflow.calibration.independence import memory_notes
 from dynflow.calibration.kept import KeptOutputs
+from dynflow.calibration.measurements import Scores, measured, predictions, scores
 from dynflow.calibration.outcomes import OutcomeFile
 from dynflow.calibration.paths import path
 from dynflow.calibration.recorded import Bindings
+from dynflow.calibration.reliability import Reliability, reliability
 from dynflow.calibration.replay import Replay
 from dynflow.calibration.signals import Progress
 from dynflow.calibration.walked import Walked
@@ -64,6 +67,12 @@ class Evaluation:
     failures: Mapping[str, int] = field(default_factory=dict)
     """How often signals failed."""
     notes: Sequence[str] = ()
+    scores: Sequence[Scores] = ()
+    """The numbers that decide, as the graph is now."""
+    reliability: Sequence[Reliability] = ()
+    """How true the probabilities are that signals give."""
+    drift: Sequence[Drift] = ()
+    """How far these rows are from those that the graph was calibrated on."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -78,6 +87,8 @@ class Evaluation:
                 for name, figures in self.baselines.items()
             },
             "curve": [dict(point) for point in self.points],
+            "reliability": {each.signal: each.as_dict() for each in self.reliability},
+            "drift": {each.port: each.as_dict() for each in self.drift},
             "tuning_rows": self.tuning_rows,
             "left_out": {"trained_on": self.trained_on},
             "failures": dict(self.failures),
@@ -137,6 +148,7 @@ def evaluate(
         "usd": curves.mean_interval(now.usd[0], weights),
         "strong_share": curves.mean_interval(now.called[ends.strong][0], weights),
     }
+    walk = replay.walking([params or {}])
     return Evaluation(
         len(replay),
         ends,
@@ -144,14 +156,14 @@ def evaluate(
         figures,
         _baselines(replay, ends, length, weak, strong, weights),
         points,
-        {
-            name: curves.score_curve(score(length, weak, strong), weak, strong)
-            for name, score in curves.BASELINES.items()
-        },
+        _curves(replay, ends, length),
         len(tuning) if tuning else 0,
         trained_on,
         dict(replay.failures),
         [*notes, *failure_notes(replay)],
+        scores(walk),
+        [reliability(each) for each in predictions(walk, ends.weak, ends.strong)],
+        [] if flow.calibration is None else drift_of(flow.calibration, measured(walk)),
     )
 
 
@@ -215,6 +227,18 @@ def _baselines(
     for name, node, quality in (("always_weak", ends.weak, weak), ("always_strong", ends.strong, strong)):
         usd = curves.mean_interval(replay.outcome_usd(node), weights)
         found[name] = {"quality": curves.mean_interval(quality, weights), "usd": usd}
+    return found
+
+
+def _curves(replay: Replay, ends: Ends, length: Floats) -> dict[str, curves.Curve]:
+    """Quality and USD of the baselines, over their share of strong calls."""
+    found: dict[str, curves.Curve] = {}
+    weak, strong = replay.outcome_quality(ends.weak), replay.outcome_quality(ends.strong)
+    for name, score in curves.BASELINES.items():
+        values = score(length, weak, strong)
+        curve = curves.score_curve(values, weak, strong)
+        usd = curves.score_curve(values, replay.outcome_usd(ends.weak), replay.outcome_usd(ends.strong)).quality
+        found[name] = curves.Curve(curve.share, curve.quality, usd)
     return found
 
 

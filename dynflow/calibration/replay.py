@@ -185,7 +185,7 @@ class Replay:
         return parts[0] if len(parts) == 1 else joined(parts)
 
     def _walked(self, settings: Sequence[Params]) -> Walked:
-        walk = self._walking(settings)
+        walk = self.walking(settings)
         called = {name: walk.called(name) for name in self.names}
         return Walked(
             [{**self.defaults, **setting} for setting in settings],
@@ -196,7 +196,8 @@ class Replay:
             called,
         )
 
-    def _walking(self, settings: Sequence[Params]) -> Walking:
+    def walking(self, settings: Sequence[Params]) -> Walking:
+        """A walk with all that nodes gave on the way."""
         start = np.ones((len(settings), len(self.rows)), dtype=bool)
         return Walking(self, settings_columns(settings, self.defaults), start)
 
@@ -208,7 +209,7 @@ class Replay:
         `beside(replay, name)` gives the terms of one graph that stand beside the param that it knows by this name.
         """
         found: list[Floats] = []
-        stack = [(self._walking(settings), knob)]
+        stack = [(self.walking(settings), knob)]
         while stack:
             walk, name = stack.pop()
             found += [walk.different(term) for term in beside(walk.replay, name)]
@@ -226,10 +227,6 @@ class Replay:
                 if isinstance(value, Reference) and ("params", knob) in value.targets:
                     yield name, param
 
-    def measured(self, setting: Params) -> dict[str, Floats]:
-        """Numbers [of the requests that come by] that signals give and conditions read, by `node.port`."""
-        return _measured(self._walking([setting]))
-
     def _closed_nodes(self) -> Mapping[str, Flags]:
         """Nodes that some requests cannot go to, with these requests [n]."""
         closed: dict[str, Flags] = {}
@@ -237,20 +234,6 @@ class Replay:
             for name in closed_nodes(self.graph, self.flow.resources.known, request):
                 closed.setdefault(name, np.zeros(len(self.rows), dtype=bool))[row] = True
         return closed
-
-
-def _measured(walk: Walking) -> dict[str, Floats]:
-    found: dict[str, Floats] = {}
-    ports = {port for ways in walk.graph.ways.values() for way in ways for port in way.reads}
-    for port in ports:
-        if port.owner in walk.nodes and port.owner not in walk.replay.recorded.nodes and len(port.path) == 1:
-            column = walk.nodes[port.owner].column(port.path[0], walk.reached[port.owner])
-            if column.numeric:
-                values = np.broadcast_to(column.values, column.known.shape)
-                found[f"{port.owner}.{port.path[0]}"] = values[column.known]
-    for name, inner in walk.inside.items():
-        found |= {f"{name}/{port}": values for port, values in _measured(inner).items()}
-    return found
 
 
 def _requests(flow: Flow, file: OutcomeFile, inputs: Sequence[Any]) -> list[Request]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write the figures and a picture of the curve to an HTML page too.",
+    help="Write the figures, with pictures, to an HTML page too, which needs nothing else.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with the whole curve.")
 def command(

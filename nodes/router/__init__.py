@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,9 @@ from dynflow.nodes.router import checks, rules, scorers
 from dynflow.nodes.router.conversations import Conversations
 from dynflow.nodes.router.rules import Choice, Route
 
+if TYPE_CHECKING:
+    from dynflow.nodes.router.auto import AutoRouter
+
 
 class Router(Node):
     """Choose a route. Same request, options and conversation: same choice."""
@@ -26,10 +29,10 @@ class Router(Node):
     instant: ClassVar[bool] = True
 
     class Options(NodeOptions):
-        """One rule: `score` or `scorer` with `bands`, `label` or `scorer` with `labels`, `objective`, or `always`."""
+        """One rule: `score` with `bands`, `label` with `labels`, a `scorer`, an `objective`, or `always`."""
 
         static: ClassVar[frozenset[str]] = frozenset(
-            {"labels", "scorer", "seed", "objective", "answer_tokens", "abstain", "conversation"}
+            {"labels", "scorer", "seed", "utterances", "objective", "answer_tokens", "abstain", "conversation"}
         )
 
         routes: AnswerNames = Field(min_length=1, description="ids of answer nodes, cheapest first")
@@ -43,9 +46,12 @@ class Router(Node):
         scorer: Literal["random", "litellm"] | None = Field(
             default=None,
             description="to compare with: `random`, a number 0…1 drawn for each request; `litellm`, the score, or with "
-            "`labels` the tier, of LiteLLM's complexity router",
+            "`labels` the tier, of LiteLLM's complexity router, or with `utterances` its auto router",
         )
         seed: int | None = Field(default=None, description="of `scorer: random`; default 0")
+        utterances: dict[str, list[str]] | None = Field(
+            default=None, description="route: requests like those that it is to take; others go to `abstain`"
+        )
         always: str | None = Field(default=None, description="to compare with: this route for every request")
         objective: Literal["cheapest", "best"] | None = Field(
             default=None,
@@ -61,7 +67,8 @@ class Router(Node):
             default=None, gt=0, description="length that prices are compared at, up to each model's max_tokens; 256"
         )
         abstain: str | None = Field(
-            default=None, description="route to take where the rule does not decide: see `unsure` and `sure_from`"
+            default=None,
+            description="route to take in doubt: see `unsure`, `sure_from`; also without a score, label or prediction",
         )
         unsure: list[float | Reference] | None = Field(
             default=None, description="two bounds: a score from the first to below the second goes to `abstain`"
@@ -104,13 +111,18 @@ class Router(Node):
     def __init__(self, node_id: str, options: Any, resources: Any) -> None:
         super().__init__(node_id, options, resources)
         self._conversations = Conversations()
+        self._auto: AutoRouter | None = None
 
     @property
     def remembers(self) -> bool:
         return self.options.sticky is not None
 
     def warm_up(self) -> None:
-        if self.options.scorer == "litellm":
+        if self.options.utterances is not None and self._auto is None:
+            from dynflow.nodes.router.auto import AutoRouter
+
+            self._auto = AutoRouter(self.options.utterances)
+        elif self.options.scorer == "litellm":
             scorers.warm_up()
 
     def run(self, call: Call) -> Output:
@@ -134,7 +146,7 @@ class Router(Node):
         )
 
     async def arun(self, call: Call) -> Output:
-        return self.run(call)
+        return self.run(call) if self._auto is None else await super().arun(call)
 
     def _routes(self, call: Call) -> list[Route]:
         """What is known of each route; where all are closed, which the walk will find, none counts as closed."""
@@ -166,16 +178,20 @@ class Router(Node):
         options = call.options
         margin = options.sticky or 0.0
         score, label = self._measured(call)
-        if (doubt := self._doubt(options, score, label)) is not None:
+        alike, cause = self._auto.route(call.request.text) if self._auto is not None else (None, "")
+        doubt = cause if self._auto is not None and alike is None else self._doubt(options, score, label)
+        if doubt is not None:
             if kept is not None and kept in (route.name for route in routes if route.closed is None):
                 return Choice(kept, "kept", score, f"the conversation keeps {kept}; by itself: {doubt}")
             if options.abstain is None:
                 raise NodeFailed(doubt if label is None else f"{doubt} {label!r}")
             return replace(rules.abstained(routes, options.abstain, doubt), score=score)
         if options.objective == "cheapest":
-            return rules.cheapest(routes, options.floor, kept, margin, options.abstain)
+            return rules.cheapest(routes, options.floor, kept, margin)
         if options.objective == "best":
-            return rules.best(routes, options.max_usd, kept, margin, options.abstain)
+            return rules.best(routes, options.max_usd, kept, margin)
+        if alike is not None:
+            return rules.by_name(routes, alike, f"{cause}: {alike}")
         if options.always is not None:
             return rules.by_name(routes, options.always, f"always {options.always}")
         if options.labels is not None:
@@ -188,7 +204,7 @@ class Router(Node):
         """Score and label that the rule reads; None where it reads none, or there is none."""
         if self.options.scorer == "random":
             return scorers.chance(call.request, self.options.seed or 0), None
-        if self.options.scorer == "litellm":
+        if self.options.scorer == "litellm" and self._auto is None:
             tier, score = scorers.complexity(call.request.text)
             return score, tier
         return call.options.score, call.options.label

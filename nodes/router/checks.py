@@ -17,6 +17,7 @@ _WITH: Mapping[str, tuple[str, ...]] = {
     "bands": ("score", "scorer"),
     "labels": ("label", "scorer"),
     "seed": ("scorer",),
+    "utterances": ("scorer",),
     "quality": ("objective",),
     "floor": ("objective",),
     "max_usd": ("objective",),
@@ -36,7 +37,7 @@ def findings(options: Any, scope: BuildScope) -> Iterable[Finding]:
     rules = [name for name in _RULES if _given(options, name)]
     if len(rules) != 1:
         more = f", not {' and '.join(map(repr, rules))} together" if rules else ""
-        text = "`score` or `scorer` with `bands`, `label` or `scorer` with `labels`, `objective`, or `always`"
+        text = "`score` with `bands`, `label` with `labels`, a `scorer`, an `objective`, or `always`"
         yield Finding("exclusive_options", f"a router needs one rule: {text}{more}")
         return
     yield from _lonely(options)
@@ -129,16 +130,27 @@ def _labels(options: Any, known_labels: Iterable[str] | None) -> Iterable[Findin
 
 
 def _scorer(options: Any) -> Iterable[Finding]:
-    if options.scorer == "random" and options.labels is not None:
-        yield Finding("exclusive_options", "`scorer: random` goes with `bands`: remove `labels`", ("labels",))
-    elif options.labels is None:
-        yield from _bands(options)
-    elif options.bands is not None:
-        yield Finding(
-            "exclusive_options", "give `bands` for the score, or `labels` for the tier", ("labels",), key=True
-        )
-    else:
+    given = [name for name in ("bands", "labels", "utterances") if _given(options, name)]
+    if len(given) > 1:
+        text = "give `bands` for the score, `labels` for the tier, or `utterances`: one of them"
+        yield Finding("exclusive_options", text, (given[1],))
+    elif options.scorer == "random" and given and given != ["bands"]:
+        yield Finding("exclusive_options", f"`scorer: random` goes with `bands`: remove `{given[0]}`", (given[0],))
+    elif given == ["labels"]:
         yield from _labels(options, TIERS)
+    elif given == ["utterances"]:
+        yield from _utterances(options)
+    else:
+        yield from _bands(options)
+
+
+def _utterances(options: Any) -> Iterable[Finding]:
+    if options.abstain is None:
+        yield Finding("missing_key", "`abstain:` is missing: the route of a request that is like none of `utterances`")
+    for route, texts in options.utterances.items():
+        yield from _among_routes(options, route, ("utterances", route), key=True)
+        if not texts:
+            yield Finding("too_few", f"{route!r} has no utterances: add some, or remove it", ("utterances", route))
 
 
 def _objective(options: Any, scope: BuildScope) -> Iterable[Finding]:

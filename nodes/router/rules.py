@@ -61,13 +61,11 @@ def by_name(routes: Sequence[Route], name: str, why: str) -> Choice:
     return _choice(routes, name, None, why)
 
 
-def cheapest(
-    routes: Sequence[Route], floor: float, kept: str | None = None, margin: float = 0.0, resort: str | None = None
-) -> Choice:
+def cheapest(routes: Sequence[Route], floor: float, kept: str | None = None, margin: float = 0.0) -> Choice:
     """The cheapest open route of which at least `floor` is predicted; an unknown price counts as the dearest.
 
     A route that was kept stays until its quality is `margin` under the floor, or that of a cheaper one over it. Where
-    none reaches the floor it is `resort`, else the best.
+    none reaches the floor it is the best.
     """
     able = _open(routes)
     shown = f"predicted {', '.join(map(str, able))}"
@@ -79,8 +77,6 @@ def cheapest(
     if own is not None:
         return Choice(own.name, "rule", own.quality, f"{own.name} is the cheapest from {floor:.4g}: {shown}")
     missed = f"no route reaches the floor {floor:.4g}: {shown}"
-    if resort is not None:
-        return abstained(routes, resort, missed)
     found = _best(able, kept, margin)
     return Choice(found.name, "missed", found.quality, missed)
 
@@ -92,21 +88,17 @@ def _cheapest(able: Sequence[Route], floor: float, kept: str | None = None, marg
     return min(reaching, key=lambda route: (_price(route), -_worth(route) - ease.get(route.name, 0.0)), default=None)
 
 
-def best(
-    routes: Sequence[Route], max_usd: float, kept: str | None = None, margin: float = 0.0, resort: str | None = None
-) -> Choice:
+def best(routes: Sequence[Route], max_usd: float, kept: str | None = None, margin: float = 0.0) -> Choice:
     """The open route of the best predicted quality that costs at most `max_usd`; an unknown price is too much.
 
     A route that was kept stays, while it can be afforded, until another is better by more than `margin`. Where none
-    can be afforded it is `resort`, else the cheapest.
+    can be afforded it is the cheapest.
     """
     able = _open(routes)
     afforded = [route for route in able if _price(route) <= max_usd and route.quality is not None]
     shown = f"predicted {', '.join(map(str, able))}"
     if not afforded:
         missed = f"no route with a prediction costs at most ${max_usd:.4g}: {shown}"
-        if resort is not None:
-            return abstained(routes, resort, missed)
         found = min(able, key=_price)
         return Choice(found.name, "missed", found.quality, missed)
     own, steady = _best(afforded), _best(afforded, kept, margin)
@@ -124,7 +116,7 @@ def _best(able: Sequence[Route], kept: str | None = None, margin: float = 0.0) -
 
 def abstained(routes: Sequence[Route], resort: str, why: str) -> Choice:
     """The stated route, or the nearest that is open, where the rule does not decide."""
-    choice = by_name(routes, resort, why)
+    choice = by_name(routes, resort, f"{resort} in doubt: {why}")
     return choice if choice.reason == "closed" else replace(choice, reason="abstained")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from langchain_core.messages import HumanMessage
 
 import dynflow
 from dynflow import GraphError, NodeFailed, loads
+from dynflow.errors import MissingDependency
 from dynflow.testing import FakeChat
 
 GRAPH = """
@@ -179,7 +181,7 @@ UNSURE = BANDS + "\n    abstain: big\n    unsure: [0.3, 0.5]"
             "big",
             "abstained",
         ),
-        (CHEAPEST + "\n    abstain: small", {"quality": dict.fromkeys(QUALITY, 0.1)}, "small", "abstained"),
+        (CHEAPEST + "\n    abstain: small", {"quality": {"small": 0.1, "big": 0.2}}, "big", "missed"),
         (CHEAPEST + "\n    abstain: middle", {"quality": None}, "middle", "abstained"),
         ("    label: ${s.label}\n    labels: {a: small}\n    abstain: big", {"label": "secret"}, "big", "abstained"),
     ],
@@ -227,6 +229,29 @@ def test_litellms_scores_and_tiers() -> None:
     assert chosen(tiers, request=hard)[2] == "label REASONING: big"
 
 
+UTTERANCES = """    scorer: litellm
+    abstain: middle
+    utterances:
+      small: [what is the capital of Italy?]
+      big: [why does this SQL query return duplicate rows?, prove this theorem]"""
+
+
+async def test_litellms_auto_router_on_local_embeddings() -> None:
+    pytest.importorskip("semantic_router")
+    made = flow(UTTERANCES)
+    assert made.invoke("What is the capital of France?").text == "tiny"
+    assert (await made.ainvoke("Why does my SQL query with two joins return duplicate rows?")).text == "large"
+    assert chosen(UTTERANCES, request="hm") == ("middle", "abstained", "middle in doubt: semantic_no_match")
+
+
+def test_litellms_auto_router_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("litellm")
+    monkeypatch.setitem(sys.modules, "semantic_router", None)
+    monkeypatch.setitem(sys.modules, "semantic_router.routers", None)
+    with pytest.raises(MissingDependency, match=r'pip install "litellm\[semantic-router\]"'):
+        flow(UTTERANCES).invoke("x")
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
     [
@@ -241,6 +266,11 @@ def test_litellms_scores_and_tiers() -> None:
         (BANDS + "\n    abstain: big\n    unsure: [0.2]", "bad_bands"),
         (BANDS + "\n    conversation: session_id", "exclusive_options"),
         ("    objective: cheapest\n    floor: 0.5", "missing_key"),
+        (UTTERANCES.replace("    abstain: middle\n", ""), "missing_key"),
+        (UTTERANCES.replace("small:", "smal:"), "unknown_node"),
+        (UTTERANCES.replace("[what is the capital of Italy?]", "[]"), "too_few"),
+        (UTTERANCES + "\n    bands: [0.1, 0.2]", "exclusive_options"),
+        (UTTERANCES.replace("scorer: litellm", "scorer: random"), "exclusive_options"),
     ],
 )
 def test_faulty_routers(options: str, code: str) -> None:

@@ -47,7 +47,7 @@ def test_no_rule_takes_a_closed_route(routes: list[Route], floor: float, kept: i
         rules.best(routes, floor, before, margin),
         rules.by_bands(routes, bands, 0.5, before, margin),
         rules.by_name(routes, routes[-1].name, "stated"),
-        rules.cheapest(routes, floor, before, margin, resort=routes[-1].name),
+        rules.abstained(routes, routes[-1].name, "in doubt"),
     ):
         assert named(routes, choice).closed is None
 

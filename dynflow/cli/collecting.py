@@ -77,10 +77,12 @@ def summary(report: CollectionReport, graph: str, target: Path) -> str:
                 f"{figures.failed:,}",
             )
         )
-    lines.append(table(rows, "  "))
+    if report.nodes:
+        lines.append(table(rows, "  "))
     if report.ungraded:
         count = sum(figures.ungraded for figures in report.nodes.values())
         lines.append(f"{count:,} answers got no grade; grade them by hand in the file, or try --retry-failed:")
         lines += [f"  {each}" for each in report.ungraded]
-    lines.append(f"wrote {target}; next: dynflow evaluate {graph} --outcomes {target}")
+    next = f"; next: dynflow evaluate {graph} --outcomes {target}" if report.finished else ""
+    lines.append(f"wrote {target}{next}")
     return "\n".join(lines)

@@ -169,6 +169,19 @@ async def test_a_budget_needs_bounds(files):
         await files.collect(flow(CASCADE.replace(", price: {input: 0, output: 0}", "")), usd=1)
 
 
+async def test_limits_of_the_graph(files):
+    files.write(30)
+    shared = flow(limits="limits: {baseline_share: 0.1}")  # is of walks, and this is none
+    assert (await files.collect(shared)).failed == 0
+    files.target.unlink()
+    stopped = await files.collect(flow(limits="limits: {usd_per_day: 1.25}"))
+    assert "limits leave" in (stopped.stopped or "")
+    assert 0 < stopped.finished < 30
+    files.target.unlink()
+    dear = await files.collect(flow(limits="limits: {usd_per_request: 0.5}"))  # as in a walk
+    assert dear.errors == {"budget": 30}
+
+
 async def test_the_judge_is_paid_from_the_budget(files):
     graph = CASCADE.replace(
         "nodes:", "  judge: {provider: host, max_tokens: 2, price: {input: 0, output: 200000}}\nnodes:", 1

@@ -8,6 +8,11 @@ if TYPE_CHECKING:
     from dynflow.node import Node
 
 _BUILT_IN = {
+    "answer_check": """
+check:
+  type: answer_check
+  answer: ${draft.answer}       # edges then read check.score, check.confidence, check.passed
+""",
     "chat": """
 local:
   type: chat
@@ -26,7 +31,7 @@ inner:
   type: graph
   uses: cascade.yaml            # relative to this file
   with:
-    trust_above: 0.8            # a param of that graph
+    doubt_above: 0.6            # a param of that graph
 """,
     "parallel": """
 signals:

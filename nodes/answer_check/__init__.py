@@ -41,7 +41,9 @@ class AnswerCheck(Node):
 
         static: ClassVar[frozenset[str]] = frozenset({"estimator", "checks", "output"})
 
-        answer: Annotated[Any, Takes(_ANSWERS)] = Field(description="the answer to judge, such as ${draft.answer}")
+        answer: Annotated[Reference, Takes(_ANSWERS)] = Field(
+            description="the answer to judge, such as ${draft.answer}"
+        )
         question: str | None = Field(default=None, description="what it answers; default: the last user turn")
         estimator: str = Field(
             default="embedding",
@@ -52,10 +54,10 @@ class AnswerCheck(Node):
         token_confidence: float | None = Field(
             default=None, description="mean token probability, such as ${draft.confidence} of a chat with logprobs"
         )
-        samples: list[Annotated[Any, Takes(_ANSWERS)]] | None = Field(
-            default=None, description="other answers to the same question: where they agree, it is likelier good"
+        samples: list[str | Reference] | None = Field(
+            default=None, description="texts of other answers to it: where they agree, it is likelier good"
         )
-        judge: Annotated[float | str | Reference | None, Takes(("number", "string"))] = Field(
+        judge: Annotated[Reference | None, Takes(("number", "string"))] = Field(
             default=None, description="what a judge says: a number 0…1, or yes or no, such as ${judge.label}"
         )
 
@@ -139,7 +141,7 @@ class AnswerCheck(Node):
             answer=text,
             checks=tuple(CHECKS if options.checks is None else options.checks),
             token_confidence=options.token_confidence,
-            samples=tuple(map(_text, options.samples or ())),
+            samples=tuple(options.samples or ()),
             judged=judged,
             fits=None if self._validator is None else fits(self._validator, options.answer, text),
         )

@@ -73,10 +73,11 @@ def evidence(case: Case) -> list[float]:
     return [math.nan if value is None else min(max(value, 0.0), 1.0) for value in values]
 
 
-def opinion(judge: float | str) -> float | None:
+def opinion(judge: object) -> float | None:
     """A judge's words or number as 0…1; None where it says neither yes nor no."""
-    if not isinstance(judge, str):
-        return float(judge) if math.isfinite(judge) else None
+    if isinstance(judge, int | float):
+        return float(judge) if 0 <= judge <= 1 else None
+    judge = str(judge)
     if _GOOD.match(judge):
         return 1.0
     if _BAD.match(judge):

@@ -137,9 +137,11 @@ def test_evidence_counts() -> None:
         ("0.25", 0.25),
         (0.7, 0.7),
         ("hm", None),
+        (3, None),
+        (True, 1),
     ],
 )
-def test_a_judges_words_are_understood(said: float | str, meant: float | None) -> None:
+def test_a_judges_words_are_understood(said: object, meant: float | None) -> None:
     assert opinion(said) == meant
 
 
@@ -216,8 +218,17 @@ def test_an_answer_must_fit_its_schema() -> None:
     assert flow("Ann, 31", schema).invoke(JSON).text == "from the cloud"
 
 
+def test_the_graph_brings_evidence_along() -> None:
+    agreeing = flow(RIGHT, "estimator: rules", "judge: ${draft.text}", "samples:", "  - ${draft.text}")
+    assert agreeing.run(QUESTION).trace.path[-2] == "cloud"  # no judge speaks so
+    sure = flow("yes", "estimator: rules", "checks: []", "judge: ${draft.text}", "samples:", "  - ${draft.text}")
+    assert sure.invoke(JSON).text == "yes"
+    unsure = flow("no", "estimator: rules", "checks: []", "judge: ${draft.text}")
+    assert unsure.invoke(JSON).text == "from the cloud"
+
+
 def test_a_judge_that_says_nothing_fails_the_check() -> None:
-    result = flow(RIGHT, "judge: perhaps").run(QUESTION)
+    result = flow(RIGHT, "judge: ${draft.text}").run(QUESTION)
     assert result.trace.path == ["start", "draft", "check", "cloud", "end"]
     failed = next(visit for visit in result.trace.visits if visit.node == "check")
     assert "neither yes nor no" in (failed.message or "")

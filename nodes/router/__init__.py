@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -162,7 +163,11 @@ class Router(Node):
             return routes
         quality, tokens = options.quality or {}, options.answer_tokens or _ANSWER_TOKENS
         return [
-            replace(route, quality=quality.get(route.name), usd=resources.expected_usd(route.name, request, tokens))
+            replace(
+                route,
+                quality=_number(quality.get(route.name)),
+                usd=resources.expected_usd(route.name, request, tokens),
+            )
             for route in routes
         ]
 
@@ -210,29 +215,41 @@ class Router(Node):
         return call.options.score, call.options.label
 
     def _doubt(self, options: Any, score: float | None, label: str | None) -> str | None:
-        """Why the rule does not decide, in words. Raises `NodeFailed` where its params contradict each other."""
-        if options.bands is not None:
-            if options.bands != sorted(options.bands):
-                raise NodeFailed(f"the bands must ascend: {options.bands}")
-            if score is None:
-                return "the score is null, so no band holds it"
+        """Why the rule does not decide, in words. Raises `NodeFailed` where what it goes by makes no sense."""
+        self._check_bounds(options)
+        if options.bands is not None and (score is None or math.isnan(score)):
+            return "the score is null, so no band holds it"
         if options.labels is not None and label not in options.labels:
             return "no route is given for the label"  # which may be content, and this may go on record
-        if options.always is not None and options.always not in options.routes:
-            raise NodeFailed(f"`always` is {options.always!r}, none of the routes {', '.join(options.routes)}")
         if options.objective is not None and not any(name in (options.quality or {}) for name in options.routes):
             return "no quality is predicted for any route"
-        if self.options.confidence is not None and (
-            options.confidence is None or options.confidence < options.sure_from
-        ):
-            sure = "null" if options.confidence is None else f"{options.confidence:.4g}"
-            return f"confidence {sure}, sure from {options.sure_from:.4g}"
+        sure = options.confidence
+        if self.options.confidence is not None and not (sure is not None and sure >= options.sure_from):
+            return f"confidence {'null' if sure is None else f'{sure:.4g}'}, sure from {options.sure_from:.4g}"
         if options.unsure is not None and score is not None and options.unsure[0] <= score < options.unsure[1]:
             return f"score {score:.4g}, unsure from {options.unsure[0]:.4g} to {options.unsure[1]:.4g}"
         return None
 
+    def _check_bounds(self, options: Any) -> None:
+        """Raise `NodeFailed` where what references gave makes no rule."""
+        for name in ("floor", "max_usd", "sure_from", "bands", "unsure"):
+            if getattr(self.options, name) is not None and getattr(options, name) is None:
+                raise NodeFailed(f"`{name}` is null")
+        if options.bands is not None and len(options.bands) != len(options.routes) - 1:
+            raise NodeFailed(f"{len(options.routes)} routes take bands one fewer: {options.bands}")
+        if options.bands is not None and options.bands != sorted(options.bands):
+            raise NodeFailed(f"the bands must ascend: {options.bands}")
+        if options.unsure is not None and len(options.unsure) != 2:
+            raise NodeFailed(f"`unsure` takes two bounds: {options.unsure}")
+        if self.options.always is not None and options.always not in options.routes:
+            raise NodeFailed(f"`always` is {options.always!r}, none of the routes {', '.join(options.routes)}")
+
 
 _ANSWER_TOKENS = 256
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
 
 
 def _known(routes: Sequence[Route], name: str) -> dict[str, float]:

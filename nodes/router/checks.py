@@ -59,7 +59,7 @@ def findings(options: Any, scope: BuildScope) -> Iterable[Finding]:
 def can_fail(options: Any, scope: BuildScope) -> bool:
     """Whether such a router can fail."""
     bands = options.bands or ()
-    if any(isinstance(band, Reference) for band in bands) and len(bands) > 1:
+    if isinstance(bands, Reference) or (len(bands) > 1 and any(isinstance(band, Reference) for band in bands)):
         return True  # they may come in the wrong order
     if isinstance(options.always, Reference) or options.scorer == "litellm":
         return True
@@ -91,7 +91,7 @@ def _abstention(options: Any) -> Iterable[Finding]:
     doubts = [name for name in ("unsure", "sure_from") if _given(options, name)]
     if doubts and options.abstain is None:
         yield Finding("missing_key", f"`abstain:` is missing: the route that `{doubts[0]}` sends a request to")
-    if _given(options, "unsure"):
+    if _given(options, "unsure") and not isinstance(options.unsure, Reference):
         if len(options.unsure) != 2:
             text = f"`unsure` takes two bounds, the lower first; there are {len(options.unsure)}"
             yield Finding("bad_bands", text, ("unsure",))
@@ -100,6 +100,8 @@ def _abstention(options: Any) -> Iterable[Finding]:
 
 
 def _bands(options: Any) -> Iterable[Finding]:
+    if isinstance(options.bands, Reference):
+        return  # the run tells
     bands = options.bands or []
     if len(bands) != len(options.routes) - 1:
         text = f"{len(options.routes)} routes take bands one fewer: {len(options.routes) - 1}; there are {len(bands)}"

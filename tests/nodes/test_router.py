@@ -211,6 +211,29 @@ def test_always_and_its_param() -> None:
         made.invoke("x", {"configurable": {"way": "huge"}})
 
 
+@pytest.mark.parametrize(
+    ("options", "measured", "words"),
+    [
+        ("    score: ${s.score}\n    bands: ${s.label}", {"label": [[0.5]]}, "routes take bands one fewer"),
+        ('    score: ${s.score}\n    bands: ["${params.floor}", 0.2]', {}, "the bands must ascend"),
+        (BANDS, {"score": float("nan")}, "no band holds it"),
+        (CHEAPEST.replace("${params.floor}", "${s.score}"), {"score": None, "quality": QUALITY}, "`floor` is null"),
+        (CHEAPEST, {"quality": None}, "no quality is predicted"),
+        ("    always: ${s.label}", {"label": None}, "`always` is None"),
+        (UNSURE.replace("[0.3, 0.5]", "${s.label}"), {"label": [[0.1]]}, "`unsure` takes two bounds"),
+    ],
+)
+def test_what_references_give_is_checked(options: str, measured: dict[str, Any], words: str) -> None:
+    with pytest.raises(NodeFailed, match=words):
+        flow(options, GRAPH.replace("label: string", "label: any"), **measured).invoke("x")
+
+
+def test_a_prediction_that_is_no_number_is_none() -> None:
+    assert chosen(CHEAPEST, quality={**QUALITY, "middle": float("nan")})[0] == "big"
+    sure = BANDS + "\n    abstain: big\n    confidence: ${s.confidence}\n    sure_from: 0.2"
+    assert chosen(sure, confidence=float("nan"))[:2] == ("big", "abstained")
+
+
 def test_random_is_the_same_for_the_same_request() -> None:
     options = "    scorer: random\n    seed: 3\n    bands: [0.5, 0.75]"
     made, again = flow(options), flow(options)

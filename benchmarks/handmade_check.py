@@ -1,4 +1,8 @@
-"""A first hand-made check of GSM8K drafts: a ridge regression on a dozen features. What `answer_check` must beat."""
+"""A first hand-made check of GSM8K drafts, which `answer_check` must beat.
+
+A dozen features by regular expressions, a dozen plain ones of those that `answer_check` reads, and ridge regression of
+the draft's failing on them.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dynflow.nodes.answer_check.features import NAMES
+from dynflow.nodes.answer_check.features import features as read
+
 Array = NDArray[np.floating[Any]]
+_READ = (
+    "broken_off", "final_missing", "steps", "wrong_steps", "foreign", "unused_results", "unused_asked",
+    "final_is_last_result", "final_whole", "characters", "asked", "marks", "question_words",
+)  # fmt: skip
 _EQUATION = re.compile(r"([-+*/().\d\s$%,]+)=\s*[$]?\s*(-?[\d,]*\.?\d+)")
 
 
 def features(prompts: Sequence[str], drafts: Sequence[str]) -> Array:
-    """What each draft shows of itself: [n, 12]."""
-    return np.array([_features(prompt, draft) for prompt, draft in zip(prompts, drafts, strict=True)])
+    """What each draft shows of itself: [n, 25]."""
+    own = np.array([_features(prompt, draft) for prompt, draft in zip(prompts, drafts, strict=True)])
+    return np.hstack([own, read(prompts, drafts)[:, [NAMES.index(name) for name in _READ]]])
 
 
 def ridge(x: Array, y: Array, penalty: float = 10.0) -> Callable[[Array], Array]:

@@ -26,9 +26,11 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", LITELLM_LOCAL_M
 
 import numpy as np
 import routing_cascade as cascade
+import routing_latency
 import routing_questions as questions
 import routing_report as report
 import routing_rivals as rivals
+import routing_robustness
 from overhead import processor
 from routing_data import Kept, Outcomes, Progress, data_folder, near_duplicates, read
 from routing_protocol import Figures, Trial, judged
@@ -36,19 +38,17 @@ from routing_regrade import regraded
 from routing_trials import Entries, crossed_trials, labelled_trials, topic_trials
 
 from dynflow.cli.train import progress_bars
-from dynflow.nodes.difficulty_classifier.estimators import KINDS
 
 LABELS = 1_500
 """Training labels on MMLU: as many as RouteLLM had."""
-SEEN_TOO_SLOW = (rivals.TFIDF,)
-"""Left out where a hundred heads are trained."""
 
 
 def mmlu(data: Path, kept: Kept, progress: Progress) -> dict[str, Any]:
     """Routing by the question, on four kinds of splits."""
     outcomes = read(data / "routing" / "mmlu.jsonl")
-    entries = questions.entries(outcomes, list(KINDS), kept, progress)
-    fewer = {name: entry for name, entry in entries.items() if name not in SEEN_TOO_SLOW}
+    entries = questions.entries(outcomes, kept, progress)
+    untuned = questions.entries(outcomes, kept, progress, tuned=False)
+    fewer = {name: entry for name, entry in untuned.items() if name not in questions.SLOW}
     strict = near_duplicates(outcomes.prompts, None)
     quality, groups, topics = outcomes.quality, outcomes.groups, outcomes.topics
 
@@ -71,7 +71,7 @@ def gsm8k(data: Path, kept: Kept, progress: Progress) -> dict[str, Any]:
     for labels, outcomes in (("recorded", recorded), ("regraded", anew(recorded))):
         found[f"{labels}_quality"] = outcomes.quality.mean(0).tolist()
         of_draft = cascade.entries(outcomes, kept, progress)
-        of_question = questions.entries(outcomes, list(KINDS), kept, progress)
+        of_question = questions.entries(outcomes, kept, progress, tuned=False)
         if outcomes is not recorded:
             of_question = {name: of_question[name] for name in (rivals.RANDOM, rivals.ORACLE)}
         entries: Entries = {**of_question, **of_draft}
@@ -112,25 +112,11 @@ def told(figures: Figures) -> dict[str, Any]:
     return asdict(figures)
 
 
-def robustness(data: Path, _: Kept, progress: Progress) -> dict[str, Any]:
-    """What hostile prompts achieve."""
-    import routing_robustness
-
-    return routing_robustness.run(data, progress)
-
-
-def latency(data: Path, _: Kept, progress: Progress) -> dict[str, Any]:
-    """How long one decision takes."""
-    import routing_latency
-
-    return routing_latency.run(data, progress)
-
-
 PARTS: dict[str, Callable[[Path, Kept, Progress], dict[str, Any]]] = {
     "mmlu": mmlu,
     "gsm8k": gsm8k,
-    "robustness": robustness,
-    "latency": latency,
+    "robustness": routing_robustness.run,
+    "latency": routing_latency.run,
 }
 
 

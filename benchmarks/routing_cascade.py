@@ -13,56 +13,75 @@ from numpy.typing import NDArray
 from routing_data import Array, Kept, Outcomes, Progress, Rows, code_digest
 from routing_trials import Entry, fixed
 
-from dynflow.nodes.answer_check import equations, estimator, features, reading
+from dynflow.models.encoder import SHA256
+from dynflow.nodes.answer_check import artefact, crossfit, equations, features, reading, sources
+from dynflow.nodes.answer_check.checks import CHECKS
+from dynflow.nodes.answer_check.estimator import KINDS
+from dynflow.nodes.answer_check.verdict import Case, judge_by, without_estimator
 
 CHECK = "answer_check"
+RULES = f"{CHECK}, by rule, untrained"
 HANDMADE = "hand-made check"
-LABELS = 200
 GATE = "cascadeflow gate"
+LABELS = 200
 
 
 def entries(outcomes: Outcomes, kept: Kept, progress: Progress) -> dict[str, Entry]:
     """All of them, by name, for outcomes with drafts."""
-    pairs = [list(pair) for pair in zip(outcomes.prompts, outcomes.drafts, strict=True)]
-    found: dict[str, Entry] = {
-        HANDMADE: _handmade(outcomes),
-        **_checks(outcomes, pairs, kept, progress),
-    }
+    found: dict[str, Entry] = {HANDMADE: _handmade(outcomes)}
+    found[RULES] = fixed(np.array([without_estimator(case).score for case in _cases(outcomes)]))
+    found |= {f"{CHECK}, {kind}": check(kind, outcomes, kept, progress) for kind in KINDS}
     for name, scorer in rivals.answer_scorers().items():
         depends = [name, version("cascadeflow"), code_digest(rivals)]
-        doubt, gate = kept.rows(depends, pairs, scorer, progress).T
+        doubt, gate = kept.rows(depends, _pairs(outcomes), scorer, progress).T
         found |= {name: fixed(doubt), GATE: fixed(gate)}
     return found
 
 
-def _handmade(outcomes: Outcomes) -> Entry:
-    measured = handmade_check.features(outcomes.prompts, outcomes.drafts)
-    gain = outcomes.strong - outcomes.weak
-    return lambda train, test, _: handmade_check.ridge(measured[train], gain[train])(measured[test])
+def check(kind: str, outcomes: Outcomes, kept: Kept, progress: Progress) -> Entry:
+    """Our check as `dynflow train check` makes it of the training rows and the node then uses it: its doubt of a draft.
 
+    The probabilities of a good answer are calibrated on cross-fitted predictions of the training rows.
+    """
+    made, quality, cases = KINDS[kind], outcomes.quality, _cases(outcomes)
+    depends = [f"features of {CHECK}, {kind}", code_digest(features, equations, reading, sources), *SHA256.values()]
 
-def _checks(outcomes: Outcomes, pairs: list[list[str]], kept: Kept, progress: Progress) -> Mapping[str, Entry]:
-    code = code_digest(estimator, features, equations, reading)
-    found: dict[str, Entry] = {}
-    for kind, made in estimator.KINDS.items():
+    def measure(chunk: Any) -> Array:
+        prompts, drafts = zip(*chunk, strict=True)
+        return made().features(prompts, drafts)
 
-        def measure(chunk: Any, made: Any = made) -> Array:
-            prompts, drafts = zip(*chunk, strict=True)
-            return made().features(prompts, drafts)
+    measured = kept.rows(depends, _pairs(outcomes), measure, progress)
 
-        measured = kept.rows([f"features of {CHECK}, {kind}", code], pairs, measure, progress)
-        found[f"{CHECK}, {kind}"] = _check(made, measured, outcomes.quality)
-    return found
-
-
-def _check(made: Any, measured: Array, quality: Array) -> Entry:
-    def entry(train: Rows, test: Rows, _: NDArray[Any]) -> Array:
-        head = made()
-        head.fit_features(measured[train], quality[train])
-        predicted = head.predict_features(measured[test])
-        return predicted[:, 1] - predicted[:, 0]
+    def entry(train: Rows, test: Rows, groups: NDArray[Any]) -> Array:
+        held_out = crossfit.cross_fit(made, measured[train], quality[train], crossfit.folds_of(groups))
+        calibration = np.array([crossfit.platt(held_out[:, route], quality[train, route]) for route in (0, 1)])
+        estimator = made()
+        estimator.fit_features(measured[train], quality[train])
+        good = artefact.calibrated(estimator.predict_features(measured[test]), calibration)
+        return np.array(
+            [_doubt(cases[row], *each, estimator.weighs) for row, each in zip(test, good.tolist(), strict=True)]
+        )
 
     return entry
+
+
+def _doubt(case: Case, weak: float, strong: float, weighs: Any) -> float:
+    if not reading.read(case.question, case.answer).reckons:
+        return without_estimator(case).score
+    return judge_by(case, weak, strong, weighs, lambda gain: gain).score
+
+
+def _cases(outcomes: Outcomes) -> list[Case]:
+    return [Case(prompt, draft, tuple(CHECKS)) for prompt, draft in _pairs(outcomes)]
+
+
+def _pairs(outcomes: Outcomes) -> list[tuple[str, str]]:
+    return list(zip(outcomes.prompts, outcomes.drafts, strict=True))
+
+
+def _handmade(outcomes: Outcomes) -> Entry:
+    measured = handmade_check.features(outcomes.prompts, outcomes.drafts)
+    return lambda train, test, _: handmade_check.ridge(measured[train], 1 - outcomes.weak[train])(measured[test])
 
 
 def usd_of(of_draft: Mapping[str, Entry], names: Iterable[str], usd: Array) -> dict[str, Array]:

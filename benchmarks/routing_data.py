@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from networkx.utils import UnionFind
 from numpy.typing import NDArray
 
 from dynflow.calibration.outcomes import read_outcomes
@@ -97,20 +98,11 @@ def near_duplicates(prompts: Sequence[str], template: int | None = _TEMPLATE) ->
         words = re.findall(r"\w+", prompt.casefold())
         for start in range(max(len(words) - _SHINGLE, 0) + 1):
             found.setdefault(tuple(words[start : start + _SHINGLE]), set()).add(index)
-    parents = list(range(len(prompts)))
-
-    def root(node: int) -> int:
-        while parents[node] != node:
-            parents[node] = parents[parents[node]]
-            node = parents[node]
-        return node
-
+    groups = UnionFind(range(len(prompts)))
     for sharing in found.values():
         if template is None or len(sharing) <= template:
-            first, *others = sharing
-            for other in others:
-                parents[root(other)] = root(first)
-    return np.array([root(index) for index in range(len(prompts))], dtype=np.int64)
+            groups.union(*sharing)
+    return np.array([groups[index] for index in range(len(prompts))], dtype=np.int64)
 
 
 def labelled(groups: Sequence[Hashable] | NDArray[Any], count: int, seed: int) -> tuple[Rows, Rows]:

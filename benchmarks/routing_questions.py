@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
 from importlib.metadata import version
 from typing import Any
 
@@ -13,19 +13,27 @@ from routing_data import Array, Kept, Outcomes, Progress, Rows, code_digest, fol
 from routing_trials import Entries, Entry, fixed
 
 from dynflow.models.encoder import SHA256, Encoder
-from dynflow.nodes.difficulty_classifier import estimators, features
+from dynflow.nodes.difficulty_classifier import features
 from dynflow.nodes.difficulty_classifier.estimators import KINDS
 
 INNER = 4
 
 
-def entries(outcomes: Outcomes, kinds: Sequence[str], kept: Kept, progress: Progress) -> dict[str, Entry]:
-    """All of them, by name; what does not depend on labels is computed here, or found in `kept`."""
+LEARNT_IN_MINUTES = ("encoder", "causal_lm")
+SLOW = ("matrix_factorization", *LEARNT_IN_MINUTES, rivals.TFIDF)
+"""Left out where a hundred heads are trained."""
+
+
+def entries(outcomes: Outcomes, kept: Kept, progress: Progress, *, tuned: bool = True) -> dict[str, Entry]:
+    """All of them, by name; what does not depend on labels is computed here, or found in `kept`.
+
+    `tuned`: estimators choose their settings on the training rows; else they have their defaults.
+    """
     return {
         rivals.RANDOM: fixed(np.zeros(len(outcomes))),
         rivals.LENGTH: fixed(np.array([len(prompt) for prompt in outcomes.prompts], dtype=np.float64)),
         **_plain(outcomes, kept, progress),
-        **{kind: _estimator(kind, outcomes, kept, progress) for kind in kinds},
+        **{kind: _estimator(kind, outcomes, kept, progress, tuned) for kind in KINDS},
         **_others(outcomes, kept, progress),
         rivals.ORACLE: fixed(outcomes.strong - outcomes.weak),
     }
@@ -49,26 +57,34 @@ def _others(outcomes: Outcomes, kept: Kept, progress: Progress) -> Entries:
     }
 
 
-def _estimator(kind: str, outcomes: Outcomes, kept: Kept, progress: Progress) -> Entry:
-    depends = [f"features of {kind}", code_digest(estimators, features), SHA256["model.onnx"]]
-    found = kept.rows(depends, outcomes.prompts, KINDS[kind]().features, progress)
-    quality = outcomes.quality
+def _estimator(kind: str, outcomes: Outcomes, kept: Kept, progress: Progress, tuned: bool) -> Entry:
+    made, quality = KINDS[kind], outcomes.quality
+    found = measured(kind, outcomes, kept, progress)
 
     def entry(train: Rows, test: Rows, groups: NDArray[Any]) -> Array:
-        estimator = KINDS[kind](_penalties(kind, found[train], quality[train], groups))
+        estimator = made(_settings(kind, found[train], quality[train], groups) if tuned else ())
         estimator.fit_features(found[train], quality[train])
         return _gain(estimator.predict_features(found[test]))
 
     return entry
 
 
-def _penalties(kind: str, measured: Array, quality: Array, groups: NDArray[Any]) -> Any:
+def measured(kind: str, outcomes: Outcomes, kept: Kept, progress: Progress) -> Array:
+    """The features of all prompts that an estimator learns from."""
+    made = KINDS[kind]
+    depends = [f"features of {kind}", made.features_of(), code_digest(features, sys.modules[made.__module__])]
+    return kept.rows(depends, outcomes.prompts, made().features, progress)
+
+
+def _settings(kind: str, measured: Array, quality: Array, groups: NDArray[Any]) -> tuple[float, ...]:
     """Those with the least error of the gain, cross-validated on the training rows alone."""
     grid = KINDS[kind].grid
+    if len(grid) == 1:
+        return grid[0]
     losses = np.zeros(len(grid))
     for train, test in folds(groups, INNER, 0):
-        for place, penalties in enumerate(grid):
-            estimator = KINDS[kind](penalties)
+        for place, settings in enumerate(grid):
+            estimator = KINDS[kind](settings)
             estimator.fit_features(measured[train], quality[train])
             missed = _gain(estimator.predict_features(measured[test])) - _gain(quality[test])
             losses[place] += np.square(missed).sum()

@@ -112,7 +112,8 @@ def _mmlu(result: Results) -> list[str]:
         "## MMLU, by the question",
         f"{result['rows']:,} questions of {result['topics']} subjects; {result['groups']:,} groups of near-duplicates, "
         f"each on one side of every split. The weak model is right on {weak:.1%}, the strong one on {strong:.1%}. "
-        f"Ten random splits; gains are over {rivals.PLAIN}, paired.",
+        f"Ten random splits; gains are over {rivals.PLAIN}, paired. On random rows the estimators' settings are "
+        "chosen on the training rows; where subjects are held out, they have their defaults.",
         _machine(result),
     ]
     for split, title in SPLITS.items():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,15 +58,41 @@ def _trials(
     progress: Progress,
     what: str,
 ) -> list[Trial]:
-    trials = []
-    for seed in range(SEEDS):
-        progress(seed, SEEDS, what)
+    def trial(seed: int) -> Trial:
         judged: list[Rows] = []
         scores: dict[str, list[Array]] = {name: [] for name in entries}
         for train, test in parts(seed):
             judged.append(test)
             for name, entry in entries.items():
                 scores[name].append(np.asarray(entry(train, test, groups[train]), dtype=np.float64))
-        trials.append(Trial(np.concatenate(judged), {name: np.concatenate(each) for name, each in scores.items()}))
-    progress(SEEDS, SEEDS, what)
-    return trials
+        return Trial(np.concatenate(judged), {name: np.concatenate(each) for name, each in scores.items()})
+
+    return side_by_side(trial, SEEDS, progress, what)
+
+
+T = TypeVar("T")
+_work: Callable[[int], Any] | None = None  # what forked workers are to do: a closure cannot be sent to them
+
+
+def side_by_side(work: Callable[[int], T], times: int, progress: Progress, what: str) -> list[T]:
+    """`work(0)`, `work(1)`, … in as many processes as there are processors, where the platform can fork."""
+    global _work
+    processes = min(os.cpu_count() or 1, times)
+    found: list[T] = []
+    progress(0, times, what)
+    if processes > 1 and "fork" in multiprocessing.get_all_start_methods():
+        _work = work
+        with multiprocessing.get_context("fork").Pool(processes) as pool:
+            for result in pool.imap(_one, range(times)):
+                found.append(result)
+                progress(len(found), times, what)
+        return found
+    for number in range(times):
+        found.append(work(number))
+        progress(len(found), times, what)
+    return found
+
+
+def _one(number: int) -> Any:
+    assert _work is not None
+    return _work(number)

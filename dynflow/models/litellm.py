@@ -79,10 +79,12 @@ class LiteLLMChat(RemoteChat):
         try:
             check_key(self._key, self.settings.model)
             async with self._client() as client:
-                answer = await library().acompletion(
-                    **self._request(messages, options, stream, client),
-                    logger_fn=lambda _: built.set(),  # called when the request is built, just before it is sent
-                )
+                request = self._request(messages, options, stream, client)
+                with nullcontext() if _heard() else _unlogged():
+                    answer = await library().acompletion(
+                        **request,
+                        logger_fn=lambda _: built.set(),  # called when the request is built, just before it is sent
+                    )
                 try:
                     async for event in answer if stream else _alone(answer):
                         if (chunk := reader.feed(_as_sent(event, answer))) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any
@@ -106,3 +107,8 @@ class RemoteChat(ProviderChat):
                     break
                 yield chunk
         raise timed_out(timeout, self.settings)
+
+
+for _method in (RemoteChat._generate, RemoteChat._agenerate):
+    # LangChain looks at the signature at each call, and to make it is slow.
+    setattr(_method, "__signature__", inspect.signature(_method))  # noqa: B010

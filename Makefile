@@ -21,7 +21,8 @@ EASY := What is the capital of France?
 HARD := Why does my SQL query with two left joins return duplicate rows?
 
 test: .venv/.installed-test lint types  ## everything CI runs: lint, types, tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,20 @@ for name in ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING_V2"
     os.environ[name] = "false"
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 os.environ["DYNFLOW_STATE"] = tempfile.mkdtemp(prefix="dynflow-state-")
+
+HERE = Path(__file__).parent
+ALONE = (
+    *("batch_file/", "faces/", "faults/", "flow/", "models/", "soak/", "cli/test_batch.py", "cli/test_run.py"),
+    *("test_benchmarks.py", "test_examples.py", "test_graphs.py", "test_keep_a_promise.py", "test_readme.py"),
+)
+"""Tests that watch the clock, or run a model that works every core."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what must not run beside other tests."""
+    for item in items:
+        if item.path.relative_to(HERE).as_posix().startswith(ALONE):
+            item.add_marker(pytest.mark.alone)
 
 
 def _is_loopback(address: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.runnables import RunnableConfig
 from typing_extensions import override
 
-from dynflow.answers import Classification, finite, plain_answer
 from dynflow.batch_file.file_run import CONCURRENCY, HOPELESS, PASSING, Changed, FileRun
 from dynflow.batch_file.rows import Row, Rows
 from dynflow.batch_file.runner import work_hash
 from dynflow.budgets import Budget, TotalAllowance
+from dynflow.collecting.bounded import check_bounded
 from dynflow.collecting.needed import needed, references
+from dynflow.collecting.outcome import input_keys, outcome_of, text_of
 from dynflow.collecting.report import CollectionReport, trouble
 from dynflow.errors import BudgetExceeded, InputError, failure_kind
 from dynflow.grading.grader import Answered, Grader
@@ -30,7 +30,6 @@ from dynflow.request import Request
 from dynflow.walk import State
 
 if TYPE_CHECKING:
-    from dynflow.engine import NodeResult
     from dynflow.flow import Flow
 
 _ROW_KEYS = frozenset({"id", "key", "outcomes", "usd"})
@@ -102,9 +101,9 @@ class Collection(FileRun[CollectionReport]):
         self._begun: dict[int, _Row] = {}
         """Rows under way, by line: one that waits for a model or a budget goes on where it was."""
         if usd is not None:
-            _check_bounded(flow)
+            check_bounded(flow)
             if self._grader.flow is not None:
-                _check_bounded(self._grader.flow)
+                check_bounded(self._grader.flow)
         rows = Rows(source, work_hash(flow, params, self._grader.identity()), also=("reference",), check=self._fault_of)
         rows.draw(sample, seed)
         super().__init__(
@@ -119,7 +118,8 @@ class Collection(FileRun[CollectionReport]):
         self._usd = usd
         self._budget: Budget | None = None
         if usd is not None:
-            self._budget = Budget(Limits(), TotalAllowance(max(0.0, usd - self.report.usd)))
+            spent = math.fsum(row["usd"] or 0.0 for row in self._output.rows())  # those out of the sample too
+            self._budget = Budget(Limits(), TotalAllowance(max(0.0, usd - spent)))
 
     @override
     async def run(self, told: Callable[[CollectionReport], None] = lambda report: None) -> CollectionReport:
@@ -167,7 +167,7 @@ class Collection(FileRun[CollectionReport]):
         return {
             "id": row.id,
             "key": row.key,
-            **_input_keys(row.input),
+            **input_keys(row.input),
             **reference,
             "outcomes": done.outcomes,
             "grading_usd": done.grading_usd,
@@ -180,16 +180,12 @@ class Collection(FileRun[CollectionReport]):
         graph = self._flow.checked
         cause = next((done.states[owner].error for owner in self._lacking(name, done)), None)
         if cause is not None:  # what it reads has failed: in no walk would a request come here
-            done.ran.add(name)
-            if name in self._needed.recorded:
-                done.outcomes[name] = {"quality": 0.0, "error": cause}
+            self._not_run(name, done, cause)
             return
         try:
             result = await self._flow.arun_node(name, row.input, self._config, states=done.states, budget=self._budget)
         except InputError as refused:  # longer than limits.max_input_tokens, say
-            done.ran.add(name)
-            done.failed = True
-            done.outcomes[name] = {"quality": 0.0, "error": failure_kind(refused), "message": str(refused)}
+            self._not_run(name, done, failure_kind(refused), message=str(refused))
             return
         error = result.error
         done.usd = _sum(done.usd, result.ledger.usd)
@@ -200,11 +196,20 @@ class Collection(FileRun[CollectionReport]):
         done.failed |= not result.states[name].ok
         for each in (name, *graph.nodes[name].members):
             if each in self._needed.recorded and each in result.states:
-                done.outcomes[each] = _outcome(self._flow, each, result)
+                done.outcomes[each] = outcome_of(self._flow, each, result)
         if graph.nodes[name].role == "answer" and result.output is not None:
-            text = _text(result.output.value)
+            text = text_of(result.output.value)
             done.outcomes[name]["response"] = text
             done.ungraded[name] = text
+
+    def _not_run(self, name: str, done: _Row, error: str, **more: str) -> None:
+        """Take down a node that cannot run, and whatever it holds, as failed."""
+        done.ran.add(name)
+        done.failed = True
+        for each in (name, *self._flow.checked.nodes[name].members):
+            done.states = {**done.states, each: State(False, error=error)}
+            if each in self._needed.recorded:
+                done.outcomes[each] = {"quality": 0.0, "error": error, **more}
 
     def _lacking(self, name: str, done: _Row) -> Iterator[str]:
         """Nodes that have failed, and that a node cannot do without."""
@@ -234,77 +239,6 @@ class Collection(FileRun[CollectionReport]):
         return BudgetExceeded(f"the budget of ${self._usd:g} does not afford another row: {error}")
 
 
-def _outcome(flow: Flow, name: str, result: NodeResult) -> dict[str, Any]:
-    """A node's outcome without its quality: cost, time, ports, and how it failed, as replay reads them."""
-    plan = flow.checked.nodes[name]
-    state = result.states[name]
-    visited = next(visited for visited in result.trace.visits if visited.node == name)
-    entry = next((entry for entry in result.ledger.entries if entry.node == name), None)
-    outcome: dict[str, Any] = {}
-    if visited.error is not None:
-        outcome |= {"error": visited.error, "message": visited.message}
-        if plan.role == "answer":
-            outcome = {"quality": 0.0, **outcome}
-    if state.usd is not None:
-        outcome["usd"] = state.usd
-    outcome["seconds"] = round(visited.seconds, 6)
-    if plan.model is not None:
-        outcome["model"] = flow.resources.model_settings(plan.model).model or plan.model
-    if entry is not None and entry.usage is not None:
-        outcome["tokens"] = {"input": entry.usage.input_tokens, "output": entry.usage.output_tokens}
-    if visited.error is None:
-        plain = (bool, int, float, str, dict, type(None))
-        ports = {port: value for port, value in state.ports.items() if port != "text" and isinstance(value, plain)}
-        if ports:
-            outcome["ports"] = finite(ports)
-        if plan.role != "answer" and isinstance(state.ports.get("text"), str):
-            outcome["response"] = state.ports["text"]
-    return outcome
-
-
-def _text(value: Any) -> str:
-    """An answer as text: what is graded, and what the file keeps."""
-    if isinstance(value, Classification):
-        return value.label
-    plain = plain_answer(value)
-    return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False, default=str)
-
-
-def _input_keys(input: Any) -> dict[str, Any]:
-    """A batch row's input in the keys of an outcome file."""
-    if isinstance(input, str):
-        return {"prompt": input}
-    if isinstance(input, list):
-        return {"messages": input}
-    found = {}
-    if "input" in input:
-        found = _input_keys(input["input"])
-    elif "messages" in input:
-        found = {"messages": input["messages"]}
-    more = {name: value for name, value in input.items() if name not in ("input", "messages")}
-    return {**found, **({"inputs": more} if more else {})}
-
-
 def _sum(total: float | None, usd: float | None) -> float | None:
     """What two things cost together; None where a price is unknown."""
     return None if total is None or usd is None else math.fsum((total, usd))
-
-
-def _check_bounded(flow: Flow, prefix: str = "") -> None:
-    """Raises `BudgetExceeded` where a call could cost whatever it likes: then no budget can be kept, and an answer that
-    ends where the money does would be graded for that."""
-    limit = flow.checked.spec.limits.max_tokens
-    for plan in flow.checked.nodes.values():
-        if plan.model is None:
-            continue
-        name = f"{prefix}{plan.model}"
-        price = flow.resources.known(plan.model).price
-        if price is None:
-            raise BudgetExceeded(f"a budget is set and the price of {name!r} is unknown: give the model a `price:`")
-        most = (getattr(plan.options, "max_tokens", None), flow.resources.model_settings(plan.model).max_tokens, limit)
-        if price.most(0)[1] > 0 and not any(isinstance(tokens, int) for tokens in most):
-            raise BudgetExceeded(
-                f"a budget is set and nothing says how long an answer of {name!r} may be: give the model `max_tokens:`"
-            )
-    for node, inner in flow.resources.subflows.items():
-        _check_bounded(inner, f"{prefix}{node}/")

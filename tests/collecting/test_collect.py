@@ -287,15 +287,19 @@ version: 1
 models: {small: {provider: host}, large: {provider: host}}
 nodes:
   draft: {type: chat, model: small}
-  better: {type: chat, model: large, messages: "${draft.answer}"}
+  asking: {type: prompt, user: "Is {draft} right?", with: {draft: "${draft.text}"}}
+  better: {type: chat, model: large, messages: "${asking.messages}"}
 edges:
   - {from: start, to: draft}
-  - {from: draft, to: better}
+  - {from: draft, to: asking}
+  - {from: asking, to: better}
   - {from: better, to: end}
 """
     large = FakeChat()
     await files.collect(loads(graph, models={"small": FakeChat(fail_with=TimeoutError()), "large": large}))
-    assert files.rows()[0]["outcomes"]["better"] == {"quality": 0, "error": "timeout"}
+    outcomes = files.rows()[0]["outcomes"]
+    assert list(outcomes) == ["draft", "better"]
+    assert outcomes["better"] == {"quality": 0, "error": "timeout"}
     assert not large.calls
 
 

@@ -6,9 +6,9 @@ goes through the language's own evaluator, value by value, so that both mean the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Column:
-    """A port's values, and where they are known: numbers as float64, flags as bool, anything else as objects."""
+    """A port's values, and where they are known: numbers as float64, flags as bool, others as places in a table."""
 
     values: NDArray[Any]
     known: Flags
+    table: tuple[Any, ...] | None = None
+    """The different values, where they are neither numbers nor flags; None where `values` holds them itself."""
 
     @classmethod
     def of(cls, values: Sequence[Any]) -> Column:
@@ -49,19 +51,29 @@ class Column:
             return cls(np.array([0.0 if value is UNKNOWN else float(value) for value in values]), known)
         if kinds == {bool}:
             return cls(np.array([value is True for value in values], dtype=bool), known)
-        array = np.empty(len(values), dtype=object)
-        array[:] = values
-        return cls(array, known)
+        places: dict[Any, int] = {}
+        table: list[Any] = []
+        found = np.zeros(len(values), dtype=np.int32)
+        for row, value in enumerate(values):
+            key = (type(value), value) if isinstance(value, str | int | float) else (id(value),)
+            found[row] = place = places.setdefault(key, len(table))
+            if place == len(table):
+                table.append(value)
+        return cls(found, known, tuple(table))
 
     @classmethod
     def of_array(cls, values: NDArray[Any]) -> Column:
         """The same, of an array of any shape."""
         flat = cls.of(values.ravel().tolist())
-        return cls(flat.values.reshape(values.shape), flat.known.reshape(values.shape))
+        return cls(flat.values.reshape(values.shape), flat.known.reshape(values.shape), flat.table)
 
     def at(self, index: NDArray[np.integer[Any]], known: Flags) -> Column:
         """The values of these places; known only where `known` says so too."""
-        return Column(self.values[index], self.known[index] & known)
+        return Column(self.values[index], self.known[index] & known, self.table)
+
+    def where(self, reached: Flags) -> Column:
+        """The same, known only there."""
+        return Column(self.values, self.known & reached, self.table)
 
     @cached_property
     def numeric(self) -> bool:
@@ -70,11 +82,26 @@ class Column:
 
     def objects(self) -> NDArray[Any]:
         """The values as the language's own evaluator takes them."""
-        shape = np.broadcast_shapes(self.values.shape, self.known.shape)
-        array = np.empty(shape, dtype=object)
-        array[...] = self.values.astype(object)
-        array[~np.broadcast_to(self.known, shape)] = UNKNOWN
+        values = self.values.astype(object) if self.table is None else _objects(self.table)[self.values]
+        array = np.empty(np.broadcast_shapes(self.values.shape, self.known.shape), dtype=object)
+        array[...] = values
+        array[~np.broadcast_to(self.known, array.shape)] = UNKNOWN
         return array
+
+    def coded(self) -> tuple[NDArray[np.int64], list[Any]]:
+        """A number for each different value, and what it stands for; `UNKNOWN` is the first."""
+        if self.table is not None:
+            places, table = self.values, list(self.table)
+        else:
+            different, places = np.unique(self.values, return_inverse=True)
+            places, table = places.reshape(self.values.shape), different.tolist()
+        return np.where(self.known, places + 1, 0).astype(np.int64), [UNKNOWN, *table]
+
+
+def _objects(values: Sequence[Any]) -> NDArray[Any]:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
 
 
 @dataclass(frozen=True)
@@ -183,25 +210,27 @@ def _calculated(term: Arithmetic, lookup: Lookup) -> tuple[Floats, Flags] | None
 
 
 def _one_by_one(term: Term, lookup: Lookup) -> Truth:
-    """Any other term, by the language's own evaluator."""
+    """Any other term, by the language's own evaluator: once for each different combination of values."""
     ports = list(dict.fromkeys((port.owner, port.path[0]) for port in ports_of(term)))
     evaluate = compile_expression(term)
+    columns = [lookup(*port).coded() for port in ports]
+    codes, size = np.zeros(1, dtype=np.int64), 1
+    for places, table in columns:
+        codes, size = codes * len(table) + places, size * len(table)
+    different, place = np.unique(codes, return_inverse=True) if len(columns) > 1 else (np.arange(size), codes)
+    found = []
+    for code in different.tolist():
+        known: dict[tuple[str, str], Any] = {}
+        for port, (_, table) in zip(reversed(ports), reversed(columns), strict=True):
+            code, at = divmod(code, len(table))
+            known[port] = table[at]
+        found.append(evaluate(partial(_read, known)))
+    place = place.reshape(codes.shape)
+    return Truth(*(np.array([value is flag for value in found], dtype=bool)[place] for flag in (True, False)))
 
-    def value(*values: Any) -> Any:
-        known = dict(zip(ports, values, strict=True))
-        return evaluate(lambda owner, port: known[owner, port])
 
-    if not ports:
-        found = np.array(value(), dtype=object)
-    else:
-        found = np.asarray(np.frompyfunc(value, len(ports), 1)(*(lookup(*port).objects() for port in ports)))
-    return Truth(
-        np.equal(found, True).astype(bool) & _flags(found), np.equal(found, False).astype(bool) & _flags(found)
-    )
-
-
-def _flags(found: NDArray[Any]) -> Flags:
-    return np.asarray(np.frompyfunc(lambda value: isinstance(value, bool), 1, 1)(found), dtype=bool)
+def _read(known: Mapping[tuple[str, str], Any], owner: str, port: str) -> Any:
+    return known[owner, port]
 
 
 def _all(parts: Sequence[Flags]) -> Flags:

@@ -52,7 +52,7 @@ class InsideStates:
         if port == "usd":
             return Column(self.walking.spent, reached & ~np.isnan(self.walking.spent))
         if port == "error":
-            return Column(self._errors(), reached)
+            return Column.of_array(self._errors()).where(reached)
         values = np.full(self.walking.shape, UNKNOWN, dtype=object)
         for place, name in enumerate(self.walking.names):
             if (ended := self.walking.answer == place).any():
@@ -62,8 +62,7 @@ class InsideStates:
             values[self.walking.answer < 0] = UNKNOWN
         if self._stand_in is not None:
             values[self.walking.answer < 0] = self._stand_in.get(port, UNKNOWN)
-        found = Column.of_array(values)
-        return Column(found.values, found.known & reached)
+        return Column.of_array(values).where(reached)
 
     def value(self, setting: int, row: int, port: str) -> Any:
         """A port in one place where the walk has come by."""

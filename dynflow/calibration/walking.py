@@ -305,13 +305,13 @@ class Walking:
         if owner == "input":
             if port not in self._inputs:
                 column = Column.of([request.port(port) for request in self.replay.requests])
-                self._inputs[port] = Column(column.values[None, :], column.known[None, :])
+                self._inputs[port] = Column(column.values[None, :], column.known[None, :], column.table)
             return self._inputs[port]
         if owner == "budget":
             return self._budget(port)
         if owner not in self.nodes:
             flag = port in ("ok", "failed")
-            return Column(np.array(False) if flag else np.array(UNKNOWN, dtype=object), np.array(flag))
+            return Column(np.array(False), np.array(flag))
         return self.nodes[owner].column(port, self.reached[owner])
 
     def _budget(self, port: str) -> Column:

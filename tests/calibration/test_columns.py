@@ -77,9 +77,9 @@ def test_arrays_and_the_evaluator_agree(text: str, rows: list[dict[str, Any]], p
     def column(owner: str, port: str) -> Column:
         if owner == "params":
             values = Column.of(params)
-            return Column(values.values[:, None], values.known[:, None])
+            return Column(values.values[:, None], values.known[:, None], values.table)
         values = Column.of([row[port] for row in rows])
-        return Column(values.values[None, :], values.known[None, :])
+        return Column(values.values[None, :], values.known[None, :], values.table)
 
     found = truth(term, column)
     shape = (len(params), len(rows))
@@ -99,6 +99,6 @@ def test_dividing_by_nothing_is_unknown_and_silent() -> None:
     assert found.false.tolist() == [False, False]
 
 
-@pytest.mark.parametrize(("values", "dtype"), [([1, 0.5], float), ([True, UNKNOWN], bool), ([1, True], object)])
+@pytest.mark.parametrize(("values", "dtype"), [([1, 0.5], float), ([True, UNKNOWN], bool), ([1, True], np.int32)])
 def test_columns_take_the_plainest_type(values: list[Any], dtype: type) -> None:
     assert Column.of(values).values.dtype == dtype

@@ -13,12 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +28,7 @@ import routing_questions as questions
 import routing_report as report
 import routing_rivals as rivals
 import routing_robustness
-from overhead import processor
+from machine import machine
 from routing_data import Kept, Outcomes, Progress, data_folder, near_duplicates, read
 from routing_protocol import Figures, Trial, judged
 from routing_regrade import regraded
@@ -39,6 +36,7 @@ from routing_trials import Entries, crossed_trials, labelled_trials, topic_trial
 
 from dynflow.cli.train import progress_bars
 
+DISTRIBUTIONS = ("dynflow", "numpy", "onnxruntime", "litellm", "cascadeflow", "scikit-learn")
 LABELS = 1_500
 """Training labels on MMLU: as many as RouteLLM had."""
 
@@ -120,22 +118,6 @@ PARTS: dict[str, Callable[[Path, Kept, Progress], dict[str, Any]]] = {
 }
 
 
-def machine() -> dict[str, str]:
-    """What the figures were taken on."""
-    versions = []
-    for name in ("dynflow", "numpy", "onnxruntime", "litellm", "cascadeflow", "scikit-learn"):
-        try:
-            versions.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return {
-        "processor": f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        "versions": ", ".join(versions),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -149,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     with progress_bars() as progress:
         for name in given.only:
-            results[name] = {"machine": machine(), **PARTS[name](data, Kept(), progress)}
+            results[name] = {"machine": machine(DISTRIBUTIONS), **PARTS[name](data, Kept(), progress)}
             file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     report.picture(results, given.out / "routing.svg")
     text = report.markdown(results)

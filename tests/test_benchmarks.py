@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,11 +37,13 @@ def test_promises(tmp_path: Path) -> None:
     data = BENCHMARKS.parents[1] / "shared" / "data"
     if not (data / "routing" / "gsm8k.jsonl").is_file():
         pytest.skip("needs the recorded outcomes")
-    file = tmp_path / "promises.json"
-    command = [sys.executable, str(BENCHMARKS / "promises.py"), "--data", str(data), "--draws", "20", "--pools", "1"]
-    done = subprocess.run([*command, "--out", str(file)], capture_output=True, text=True, timeout=300)
+    command = [sys.executable, str(BENCHMARKS / "promises.py"), "--data", str(data), "--draws", "4", "--pools", "1"]
+    command += ["--check", "surface", "--out", str(tmp_path)]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    results = json.loads(file.read_text(encoding="utf-8"))["results"]
+    results = json.loads((tmp_path / "promises.json").read_text(encoding="utf-8"))["results"]
     assert len(results) == 8
     assert all(0 <= row["violations"] <= 1 and row["above_oracle"] < 0.5 for row in results)
     assert "| quality_of 0.95 | 1,000 |" in done.stdout
+    assert done.stdout == (tmp_path / "promises.md").read_text(encoding="utf-8") + "\n"

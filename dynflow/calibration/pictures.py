@@ -118,9 +118,7 @@ def reliability_diagram(parts: Sequence[Reliability], number: int) -> str:
 
 def score_histogram(scores: Scores, number: int) -> str:
     """How a number that decides is spread, and where it is cut."""
-    values = scores.values[np.isfinite(scores.values)]
-    if not len(values):
-        return ""
+    values = scores.values
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= 1:
         low, high = 0.0, 1.0

@@ -97,7 +97,8 @@ class Walking:
         if found is None:
             return np.zeros(0)
         shape = np.broadcast_shapes(found[0].shape, found[1].shape)
-        return np.unique(np.broadcast_to(found[0], shape)[np.broadcast_to(found[1], shape)])
+        different = np.unique(np.broadcast_to(found[0], shape)[np.broadcast_to(found[1], shape)])
+        return different[np.isfinite(different)]
 
     def _visit(self, name: str, reached: Flags) -> None:
         plan = self.graph.nodes[name]

@@ -3,7 +3,7 @@
     python scripts/update_readme.py
 
 Blocks: the quickstart graph and its drawing, the quickstart's output without a key (the embedded models answer), and
-the overhead table from `benchmarks/results/overhead.json`.
+the overhead table from `benchmarks/results/overhead.json`, and the section "Keep a promise", run from nothing.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
+
+import keep_a_promise
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -48,6 +52,16 @@ def quickstart() -> str:
         output = dynflow("run", "graphs/quickstart.yaml", found[1], merged=True)
         parts.append(f'$ dynflow run graphs/quickstart.yaml "{found[1]}"\n{output}')
     return "\n\n".join(parts)
+
+
+def promise(readme: str) -> str:
+    """The section "Keep a promise", run as it is written; what it collects is kept for the tests."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        keep_a_promise.prepare(folder)
+        results = list(keep_a_promise.run(readme, folder))
+        shutil.copyfile(folder / "outcomes.jsonl", keep_a_promise.OUTCOMES)
+    return keep_a_promise.block(results)
 
 
 def overhead() -> str:
@@ -103,6 +117,7 @@ def main() -> None:
     text = fill(text, "graph", fenced("yaml", GRAPH.read_text("utf-8").split("\n", 1)[1]))
     text = fill(text, "drawing", fenced("mermaid", dynflow("draw", "graphs/quickstart.yaml")))
     text = fill(text, "quickstart", fenced("text", quickstart()))
+    text = fill(text, "promise", fenced("console", promise(text)))
     text = fill(text, "overhead", overhead())
     README.write_text(text, "utf-8")
 

@@ -29,7 +29,7 @@ import routing_report as report
 import routing_rivals as rivals
 import routing_robustness
 from machine import machine
-from routing_data import Kept, Outcomes, Progress, data_folder, near_duplicates, read
+from routing_data import Kept, Outcomes, Progress, data_folder, labelled, near_duplicates, read
 from routing_protocol import Figures, Trial, judged
 from routing_regrade import regraded
 from routing_trials import Entries, crossed_trials, labelled_trials, topic_trials
@@ -39,6 +39,8 @@ from dynflow.cli.train import progress_bars
 DISTRIBUTIONS = ("dynflow", "numpy", "onnxruntime", "litellm", "cascadeflow", "scikit-learn")
 LABELS = 1_500
 """Training labels on MMLU: as many as RouteLLM had."""
+SAMPLE, SAMPLE_LABELS, SAMPLE_SEEDS = 1_500, 1_000, 3
+"""Rows, training labels and splits of what is judged on a sample."""
 
 
 def mmlu(data: Path, kept: Kept, progress: Progress) -> dict[str, Any]:
@@ -59,6 +61,22 @@ def mmlu(data: Path, kept: Kept, progress: Progress) -> dict[str, Any]:
         "templates": figures(labelled_trials(entries, strict, LABELS, progress, "MMLU, templates whole"), strict),
         "topics": figures(topic_trials(fewer, topics, LABELS, progress, "MMLU, subjects held out"), groups),
         "topics_all": figures(topic_trials(fewer, topics, None, progress, "MMLU, subjects, all labels"), groups),
+    }
+
+
+def slow(data: Path, kept: Kept, progress: Progress) -> dict[str, Any]:
+    """All estimators, those that take minutes too, on a sample of MMLU."""
+    everything = read(data / "routing" / "mmlu.jsonl")
+    outcomes = everything.only(np.sort(labelled(everything.groups, SAMPLE, 0)[0]))
+    entries = questions.entries(outcomes, kept, progress, tuned=False, slow=True)
+    trials = labelled_trials(
+        entries, outcomes.groups, SAMPLE_LABELS, progress, "MMLU, a sample", seeds=SAMPLE_SEEDS, alone=True
+    )
+    return {
+        **facts(outcomes),
+        "seeds": SAMPLE_SEEDS,
+        "labels": SAMPLE_LABELS,
+        "random": told(judged(trials, outcomes.quality, outcomes.groups, rivals.PLAIN)),
     }
 
 
@@ -112,10 +130,15 @@ def told(figures: Figures) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[Path, Kept, Progress], dict[str, Any]]] = {
     "mmlu": mmlu,
+    "slow": slow,
     "gsm8k": gsm8k,
     "robustness": routing_robustness.run,
     "latency": routing_latency.run,
 }
+
+
+USUAL = [name for name in PARTS if name != "slow"]
+PARTS_HELP = "parts to take anew; `slow` judges the estimators that take minutes, and is taken only where it is named"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with routing/*.jsonl (default: ../shared/data)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to take anew")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=USUAL, help=PARTS_HELP)
     given = parser.parse_args(arguments)
     data = data_folder(given.data)
     given.out.mkdir(parents=True, exist_ok=True)

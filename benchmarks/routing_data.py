@@ -50,6 +50,23 @@ class Outcomes:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def only(self, rows: Rows) -> Outcomes:
+        """Some of the rows."""
+
+        def of(column: list[str]) -> list[str]:
+            return [column[row] for row in rows] if column else []
+
+        return Outcomes(
+            self.name,
+            of(self.prompts),
+            of(self.topics),
+            self.quality[rows],
+            self.groups[rows],
+            of(self.drafts),
+            None if self.usd is None else self.usd[rows],
+            of(self.strong_responses),
+        )
+
     @property
     def weak(self) -> Array:
         return self.quality[:, 0]

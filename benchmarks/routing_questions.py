@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.metadata import version
 from typing import Any
 
@@ -24,16 +23,20 @@ SLOW = ("matrix_factorization", *LEARNT_IN_MINUTES, rivals.TFIDF)
 """Left out where a hundred heads are trained."""
 
 
-def entries(outcomes: Outcomes, kept: Kept, progress: Progress, *, tuned: bool = True) -> dict[str, Entry]:
+def entries(
+    outcomes: Outcomes, kept: Kept, progress: Progress, *, tuned: bool = True, slow: bool = False
+) -> dict[str, Entry]:
     """All of them, by name; what does not depend on labels is computed here, or found in `kept`.
 
-    `tuned`: estimators choose their settings on the training rows; else they have their defaults.
+    `tuned`: estimators choose their settings on the training rows; else they have their defaults. `slow`: with those
+    that take minutes.
     """
+    kinds = [kind for kind in KINDS if slow or kind not in LEARNT_IN_MINUTES]
     return {
         rivals.RANDOM: fixed(np.zeros(len(outcomes))),
         rivals.LENGTH: fixed(np.array([len(prompt) for prompt in outcomes.prompts], dtype=np.float64)),
         **_plain(outcomes, kept, progress),
-        **{kind: _estimator(kind, outcomes, kept, progress, tuned) for kind in KINDS},
+        **{kind: _estimator(kind, outcomes, kept, progress, tuned) for kind in kinds},
         **_others(outcomes, kept, progress),
         rivals.ORACLE: fixed(outcomes.strong - outcomes.weak),
     }
@@ -72,7 +75,7 @@ def _estimator(kind: str, outcomes: Outcomes, kept: Kept, progress: Progress, tu
 def measured(kind: str, outcomes: Outcomes, kept: Kept, progress: Progress) -> Array:
     """The features of all prompts that an estimator learns from."""
     made = KINDS[kind]
-    depends = [f"features of {kind}", made.features_of(), code_digest(features, sys.modules[made.__module__])]
+    depends = [f"features of {kind}", made.features_of(), code_digest(features)]
     return kept.rows(depends, outcomes.prompts, made().features, progress)
 
 

@@ -94,6 +94,8 @@ def markdown(results: Results) -> str:
     ]
     if "mmlu" in results:
         parts += _mmlu(results["mmlu"])
+    if "slow" in results:
+        parts += _slow(results["slow"])
     if "gsm8k" in results:
         parts += _gsm8k(results["gsm8k"])
     for name, title in (("robustness", "Robustness"), ("latency", "Latency of a decision")):
@@ -120,6 +122,16 @@ def _mmlu(result: Results) -> list[str]:
         if split in result:
             parts += [f"### {title}", _table(result[split], "mmlu" if split == "random" else None, rivals.PLAIN)]
     return parts
+
+
+def _slow(result: Results) -> list[str]:
+    return [
+        "## MMLU, a sample, for estimators that take minutes",
+        f"{result['rows']:,} of the questions, {result['labels']:,} training labels, judged on the others; "
+        f"{result['seeds']} random splits; settings have their defaults.",
+        _machine(result),
+        _table(result["random"], None, rivals.PLAIN),
+    ]
 
 
 def _gsm8k(result: Results) -> list[str]:

@@ -25,9 +25,18 @@ def fixed(scores: Array) -> Entry:
     return lambda _, test, __: scores[test]
 
 
-def labelled_trials(entries: Entries, groups: Any, labels: int, progress: Progress, what: str) -> list[Trial]:
-    """For each seed: train on `labels` rows, judge all others."""
-    return _trials(entries, groups, lambda seed: [labelled(groups, labels, seed)], progress, what)
+def labelled_trials(
+    entries: Entries,
+    groups: Any,
+    labels: int,
+    progress: Progress,
+    what: str,
+    *,
+    seeds: int = SEEDS,
+    alone: bool = False,
+) -> list[Trial]:
+    """For each seed: train on `labels` rows, judge all others. `alone`: in this process, for entries that use torch."""
+    return _trials(entries, groups, lambda seed: [labelled(groups, labels, seed)], progress, what, seeds, alone)
 
 
 def crossed_trials(entries: Entries, groups: Any, progress: Progress, what: str) -> list[Trial]:
@@ -57,6 +66,8 @@ def _trials(
     parts: Callable[[int], Iterable[tuple[Rows, Rows]]],
     progress: Progress,
     what: str,
+    seeds: int = SEEDS,
+    alone: bool = False,
 ) -> list[Trial]:
     def trial(seed: int) -> Trial:
         judged: list[Rows] = []
@@ -67,22 +78,21 @@ def _trials(
                 scores[name].append(np.asarray(entry(train, test, groups[train]), dtype=np.float64))
         return Trial(np.concatenate(judged), {name: np.concatenate(each) for name, each in scores.items()})
 
-    return side_by_side(trial, SEEDS, progress, what)
+    return side_by_side(trial, seeds, progress, what, 1 if alone else os.cpu_count() or 1)
 
 
 T = TypeVar("T")
 _work: Callable[[int], Any] | None = None  # what forked workers are to do: a closure cannot be sent to them
 
 
-def side_by_side(work: Callable[[int], T], times: int, progress: Progress, what: str) -> list[T]:
-    """`work(0)`, `work(1)`, … in as many processes as there are processors, where the platform can fork."""
+def side_by_side(work: Callable[[int], T], times: int, progress: Progress, what: str, processes: int) -> list[T]:
+    """`work(0)`, `work(1)`, … in so many processes, where the platform can fork."""
     global _work
-    processes = min(os.cpu_count() or 1, times)
     found: list[T] = []
     progress(0, times, what)
     if processes > 1 and "fork" in multiprocessing.get_all_start_methods():
         _work = work
-        with multiprocessing.get_context("fork").Pool(processes) as pool:
+        with multiprocessing.get_context("fork").Pool(min(processes, times)) as pool:
             for result in pool.imap(_one, range(times)):
                 found.append(result)
                 progress(len(found), times, what)

@@ -100,6 +100,20 @@ def test_a_floor_never_flaps_inside_the_margin(floor: float, margin: float, offs
 
 
 @given(
+    margin=st.floats(0.01, 0.5),
+    offsets=st.lists(st.tuples(st.floats(0, 0.99), st.floats(0, 0.99), st.floats(0, 0.99)), min_size=2, max_size=20),
+)
+def test_the_best_never_flaps_inside_the_margin(margin: float, offsets: list[Any]) -> None:
+    kept: str | None = None
+    taken = set()
+    for turn in offsets:
+        routes = [Route(f"r{place}", quality=0.4 + margin * each, usd=0.1) for place, each in enumerate(turn)]
+        kept = rules.best(routes, 0.5, kept, margin).route
+        taken.add(kept)
+    assert len(taken) == 1
+
+
+@given(
     bands=st.lists(UNIT, min_size=1, max_size=3).map(sorted),
     margin=st.floats(0.01, 0.5),
     scores=st.lists(st.floats(-0.99, 0.99), min_size=2, max_size=20),

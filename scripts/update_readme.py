@@ -2,8 +2,8 @@
 
     python scripts/update_readme.py
 
-Blocks: the quickstart graph and its drawing, the quickstart's output without a key (the embedded models answer), and
-the overhead table from `benchmarks/results/overhead.json`, and the section "Keep a promise", run from nothing.
+Blocks: the quickstart graph and its drawing, the quickstart's output without a key (the embedded models answer), the
+section "Keep a promise", run from nothing (minutes), and the overhead table from `benchmarks/results/overhead.json`.
 """
 
 from __future__ import annotations

@@ -149,6 +149,7 @@ def evaluate(
         "strong_share": curves.mean_interval(now.called[ends.strong][0], weights),
     }
     walk = replay.walking([params or {}])
+    drifts = [] if flow.calibration is None else drift_of(flow.calibration, measured(walk))
     return Evaluation(
         len(replay),
         ends,
@@ -160,10 +161,10 @@ def evaluate(
         len(tuning) if tuning else 0,
         trained_on,
         dict(replay.failures),
-        [*notes, *failure_notes(replay)],
+        [*notes, *failure_notes(replay), *(str(each) for each in drifts if each.drifted)],
         scores(walk),
         [reliability(each) for each in predictions(walk, ends.weak, ends.strong)],
-        [] if flow.calibration is None else drift_of(flow.calibration, measured(walk)),
+        drifts,
     )
 
 

@@ -150,5 +150,5 @@ def predictions(walk: Walking, weak: str, strong: str) -> list[Predicted]:
 
 
 def _known(column: Column) -> Floats:
-    values = np.broadcast_to(column.values, column.known.shape)[column.known]
+    values: Floats = np.broadcast_to(column.values, column.known.shape)[column.known]
     return values[np.isfinite(values)]

@@ -24,6 +24,7 @@ _STOP = frozenset(
     re.findall(r"\w+", "the a an of to in and is are was were for on at with by it that this as be they he she")
 )
 _LARGEST = 1e12  # sizes are cut here
+_MOST_VALUES = 100  # so many values of an answer in JSON are looked up in the question
 
 
 def _cue(words: str) -> re.Pattern[str]:
@@ -99,6 +100,7 @@ def _form(reading: Reading) -> dict[str, float]:
     answer, question = reading.answer, reading.question
     words = _words(answer)
     own, asked = set(words) - _STOP, set(_words(question)) - _STOP
+    values, asked_text = reading.json_values[:_MOST_VALUES], question.casefold()
     return {
         "characters": math.log1p(len(answer)),
         "words": math.log1p(len(words)),
@@ -115,6 +117,8 @@ def _form(reading: Reading) -> dict[str, float]:
         "is_json": reading.as_json is not None,
         "json_wanted": reading.json_wanted,
         "json_broken": reading.json_broken,
+        "json_values": math.log1p(len(values)),
+        "json_values_foreign": sum(value.casefold() not in asked_text for value in values) / max(len(values), 1),
         "has_code": bool(reading.code),
         "code_broken": reading.code_broken,
         "digit_share": sum(c.isdigit() for c in answer) / max(len(answer), 1),

@@ -85,8 +85,10 @@ class Reading:
 
     @property
     def reckons(self) -> bool:
-        """Whether it is about numbers: the question has two of them, or the answer an equation."""
-        return self.digits >= 2 or bool(self.steps)
+        """Whether it is an answer in words about numbers: the question has two of them, or the answer an equation."""
+        return (self.digits >= 2 or bool(self.steps)) and not (
+            self.json_wanted or self.as_json is not None or self.code
+        )
 
     @property
     def refuses(self) -> bool:
@@ -129,6 +131,11 @@ class Reading:
     def code_broken(self) -> bool:
         """Whether a fenced block of Python does not parse; other languages are not judged."""
         return any(not _parses(text) for language, text in self.code if language in ("python", "py"))
+
+    @property
+    def json_values(self) -> list[str]:
+        """Texts and numbers in an answer that is JSON, as they are written."""
+        return _leaves(self.as_json, [])
 
     @functools.cached_property
     def code(self) -> tuple[tuple[str, str], ...]:
@@ -173,6 +180,15 @@ def json_of(answer: str) -> object:
     except (ValueError, RecursionError):
         return None
     return value
+
+
+def _leaves(value: object, found: list[str]) -> list[str]:
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _leaves(item, found)
+    elif isinstance(value, str | int | float) and not isinstance(value, bool):
+        found.append(str(value))
+    return found
 
 
 def same(one: float, other: float) -> bool:

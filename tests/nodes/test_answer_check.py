@@ -164,6 +164,13 @@ def test_features_are_finite_whatever_they_are_of() -> None:
     assert np.isfinite(measured).all()
 
 
+def test_values_of_json_are_looked_up_in_the_question() -> None:
+    answers = ['{"name": "Ann", "age": 31}', '{"name": "Ann", "ages": [31, 32]}', "Ann is 31."]
+    measured = features([JSON] * 3, answers)
+    assert measured[:, NAMES.index("json_values_foreign")] == pytest.approx([0, 1 / 3, 0])
+    assert [read(JSON, answer).reckons for answer in answers] == [False] * 3
+
+
 def test_what_cannot_be_seen_changes_nothing() -> None:
     hidden = "\u200b".join(QUESTION), RIGHT.replace(" ", "\u2060 ")
     assert (features([QUESTION], [RIGHT]) == features([hidden[0]], [hidden[1]])).all()

@@ -20,7 +20,7 @@ from dynflow.nodes.answer_check.estimator import KINDS as CHECK_KINDS
 from dynflow.nodes.answer_check.verdict import Case
 from dynflow.nodes.difficulty_classifier.artefact import load
 from dynflow.nodes.difficulty_classifier.estimators import KINDS, SHIPPED
-from dynflow.nodes.difficulty_classifier.features import reading
+from dynflow.nodes.difficulty_classifier.features import normalise
 
 ROWS = 200
 ROUNDS = 3
@@ -42,7 +42,7 @@ def run(data: Path, kept: Kept, progress: Progress) -> dict[str, Any]:
     prompts = [mmlu.prompts[row] for row in rows]
     pairs = [(gsm8k.prompts[row], gsm8k.drafts[row]) for row in range(ROWS)]
     contenders = {name: (decide, prompts) for name, decide in _of_prompts(mmlu, kept, progress).items()}
-    contenders[FORWARD] = (Encoder.shared().embed, [reading(prompt) for prompt in prompts])
+    contenders[FORWARD] = (Encoder.shared().embed, [normalise(prompt) for prompt in prompts])
     contenders |= {name: (decide, pairs) for name, decide in _of_drafts().items()}
     found = _measured(contenders, progress)
     return {"rows": ROWS, "rounds": ROUNDS, "found": found, "bars": _bars(found), "text": _text(found)}
@@ -132,6 +132,6 @@ def _text(found: Times) -> list[str]:
     head = ["", "ms, p50", "ms, p95", "of the bare pass, p50", "ms, mean", f"ms a row of {BATCH}", "of one by one"]
     return [
         f"{ROWS} requests, {ROUNDS} rounds, wall time, the contenders in turn. Routers read questions of MMLU, checks "
-        "questions and drafts of GSM8K; the bare forward pass has the text as the classifiers read it.",
+        "questions and drafts of GSM8K; the bare forward pass has the text as `embedding` reads it.",
         as_table(head, rows),
     ]

@@ -33,7 +33,7 @@ def entries(outcomes: Outcomes, kept: Kept, progress: Progress) -> dict[str, Ent
     found |= {f"{CHECK}, {kind}": check(kind, outcomes, kept, progress) for kind in KINDS}
     for name, scorer in rivals.answer_scorers().items():
         depends = [name, version("cascadeflow"), code_digest(rivals)]
-        doubt, gate = kept.rows(depends, _pairs(outcomes), scorer, progress).T
+        doubt, gate = kept.rows(name, depends, _pairs(outcomes), scorer, progress).T
         found |= {name: fixed(doubt), GATE: fixed(gate)}
     return found
 
@@ -50,7 +50,7 @@ def check(kind: str, outcomes: Outcomes, kept: Kept, progress: Progress) -> Entr
         prompts, drafts = zip(*chunk, strict=True)
         return made().features(prompts, drafts)
 
-    measured = kept.rows(depends, _pairs(outcomes), measure, progress)
+    measured = kept.rows(depends[0], depends, _pairs(outcomes), measure, progress)
 
     def entry(train: Rows, test: Rows, groups: NDArray[Any]) -> Array:
         held_out = crossfit.cross_fit(made, measured[train], quality[train], crossfit.folds_of(groups))

@@ -165,13 +165,18 @@ class Kept:
         self.folder = folder or Path(base) / "dynflow" / "benchmarks"
 
     def rows(
-        self, depends: Sequence[str], items: Sequence[Any], make: Callable[[Sequence[Any]], Any], progress: Progress
+        self,
+        label: str,
+        depends: Sequence[str],
+        items: Sequence[Any],
+        make: Callable[[Sequence[Any]], Any],
+        progress: Progress,
     ) -> Array:
         """`make(items)`, one row for each item, chunk by chunk: a run that was killed goes on where it was."""
         self.folder.mkdir(parents=True, exist_ok=True)
         chunks = []
         for start in range(0, len(items), _CHUNK):
-            progress(start, len(items), depends[0])
+            progress(start, len(items), label)
             chunk = items[start : start + _CHUNK]
             key = hashlib.sha256(json.dumps([*depends, list(chunk)]).encode()).hexdigest()
             path = self.folder / f"{key}.npy"
@@ -180,7 +185,7 @@ class Kept:
                 np.save(unfinished, np.asarray(make(chunk)), allow_pickle=False)
                 os.replace(unfinished, path)
             chunks.append(np.load(path, allow_pickle=False))
-        progress(len(items), len(items), depends[0])
+        progress(len(items), len(items), label)
         return np.concatenate(chunks)
 
 

@@ -44,8 +44,8 @@ def entries(
 
 def _plain(outcomes: Outcomes, kept: Kept, progress: Progress) -> Entries:
     gain, prompts = outcomes.strong - outcomes.weak, np.array(outcomes.prompts, dtype=object)
-    depends = ["embeddings", SHA256["model.onnx"]]
-    vectors = kept.rows(depends, outcomes.prompts, Encoder.shared().embed, progress).astype(np.float64)
+    depends = ["embeddings", *SHA256.values()]
+    vectors = kept.rows("embeddings", depends, outcomes.prompts, Encoder.shared().embed, progress).astype(np.float64)
     return {
         rivals.TFIDF: lambda train, test, _: rivals.tfidf_ridge(prompts[train], gain[train], prompts[test]),
         rivals.PLAIN: lambda train, test, _: rivals.plain_ridge(vectors[train], gain[train], vectors[test]),
@@ -55,7 +55,7 @@ def _plain(outcomes: Outcomes, kept: Kept, progress: Progress) -> Entries:
 def _others(outcomes: Outcomes, kept: Kept, progress: Progress) -> Entries:
     own = code_digest(rivals)
     return {
-        name: fixed(kept.rows([name, version(name.split()[0]), own], outcomes.prompts, scorer, progress))
+        name: fixed(kept.rows(name, [name, version(name.split()[0]), own], outcomes.prompts, scorer, progress))
         for name, scorer in rivals.prompt_scorers().items()
     }
 
@@ -75,8 +75,8 @@ def _estimator(kind: str, outcomes: Outcomes, kept: Kept, progress: Progress, tu
 def measured(kind: str, outcomes: Outcomes, kept: Kept, progress: Progress) -> Array:
     """The features of all prompts that an estimator learns from."""
     made = KINDS[kind]
-    depends = [f"features of {kind}", made.features_of(), code_digest(features)]
-    return kept.rows(depends, outcomes.prompts, made().features, progress)
+    depends = ["features", made.features_of(), code_digest(features)]  # which some kinds share
+    return kept.rows(f"features of {kind}", depends, outcomes.prompts, made().features, progress)
 
 
 def _settings(kind: str, measured: Array, quality: Array, groups: NDArray[Any]) -> tuple[float, ...]:

@@ -139,8 +139,8 @@ def test_arrays_are_kept_chunk_by_chunk(tmp_path: Path) -> None:
         return np.array(chunk)[:, None]
 
     items = list(range(300))
-    assert kept.rows(["a"], items, make, silent)[:, 0].tolist() == items
-    assert kept.rows(["a"], items, make, silent)[:, 0].tolist() == items
+    assert kept.rows("label", ["a"], items, make, silent)[:, 0].tolist() == items
+    assert kept.rows("label", ["a"], items, make, silent)[:, 0].tolist() == items
     assert asked == [256, 44]
-    kept.rows(["b"], items, make, silent)
+    kept.rows("label", ["b"], items, make, silent)
     assert asked == [256, 44, 256, 44]

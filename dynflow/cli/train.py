@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _DEFAULT_DATA = Path("../shared/data")
+_KINDS = ("embedding", "surface", "similarity_weighted", "matrix_factorization", "encoder", "causal_lm")
 
 
 @click.group("train")
@@ -37,14 +38,26 @@ def command() -> None:
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the artefact.")
 @click.option(
     "--kind",
-    type=click.Choice(["embedding", "surface"]),
-    default="embedding",
+    type=click.Choice(_KINDS),
+    default=_KINDS[0],
     show_default=True,
-    help="Sentence embedding with surface features, or surface features alone.",
+    help="How to tell: docs/cli.md says what each reads and needs.",
 )
 @click.option("--weak", default="weak", show_default=True, help="The cheap route, as `outcomes` names it.")
 @click.option("--strong", default="strong", show_default=True, help="The expensive route.")
-def difficulty(data: tuple[Path, ...], out: Path, kind: str, weak: str, strong: str) -> None:
+@click.option("--between", multiple=True, metavar="NAME", help="A further route whose quality is to be predicted.")
+@click.option("--leave-out", multiple=True, metavar="TOPIC", help="Topic (first two parts of an id) not to learn from.")
+@click.option("--conversation", is_flag=True, help="Read the whole of `messages`, not the last user turn alone.")
+def difficulty(
+    data: tuple[Path, ...],
+    out: Path,
+    kind: str,
+    weak: str,
+    strong: str,
+    between: tuple[str, ...],
+    leave_out: tuple[str, ...],
+    conversation: bool,
+) -> None:
     """Learn from outcome files how much a request needs the strong model.
 
     An outcome file is JSON lines: {"id", "prompt", "outcomes": {"weak": {"quality": 0…1}, "strong": {"quality": 0…1}}}.
@@ -63,7 +76,17 @@ def difficulty(data: tuple[Path, ...], out: Path, kind: str, weak: str, strong: 
     except ModuleNotFoundError as error:
         raise MissingDependency(str(error.name), 'pip install "dynflow[quickstart]"') from error
     with progress_bars() as progress:
-        report = train(files, kind, out, weak=weak, strong=strong, progress=progress)
+        report = train(
+            files,
+            kind,
+            out,
+            weak=weak,
+            strong=strong,
+            between=between,
+            leave_out=leave_out,
+            conversation=conversation,
+            progress=progress,
+        )
     _tell(report)
 
 

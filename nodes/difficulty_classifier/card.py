@@ -23,7 +23,7 @@ Tells from a request alone how much more a strong model would add to a weak one'
 `dynflow train difficulty`; do not edit by hand.
 
 **Made of**: {made_of}; settings {settings}.
-Lettered choices at the end of a question are not read. `score` is the percentile of the predicted gain (strong less
+`score` is the percentile of the predicted gain (strong less
 weak) on the training rows, each predicted by a model that did not see it; `quality` is P(good) per route ({routes}) by
 {calibration}.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dynflow.nodes.difficulty_classifier.causal_lm import CausalLmEstimator
 from dynflow.nodes.difficulty_classifier.embedding import EmbeddingEstimator
+from dynflow.nodes.difficulty_classifier.encoder import EncoderEstimator
 from dynflow.nodes.difficulty_classifier.estimator import STRONG, WEAK, Estimator
 from dynflow.nodes.difficulty_classifier.matrix_factorization import MatrixFactorizationEstimator
 from dynflow.nodes.difficulty_classifier.similarity_weighted import SimilarityWeightedEstimator
@@ -17,6 +19,8 @@ KINDS: dict[str, type[Estimator]] = {
         SurfaceEstimator,
         SimilarityWeightedEstimator,
         MatrixFactorizationEstimator,
+        EncoderEstimator,
+        CausalLmEstimator,
     )
 }
 SHIPPED = (EmbeddingEstimator.kind, SurfaceEstimator.kind)

@@ -61,10 +61,10 @@ def _without_repeats(text: str) -> str:
 
 
 def reading(text: str) -> str:
-    """What the classifier reads of a request: its normalised text without lettered choices at the end.
+    """The normalised text without lettered choices at the end.
 
     Without the choices, a test question and the same question asked in a chat are one: what was learnt from recorded
-    benchmarks then holds for chats, and it ranks the benchmarks' own questions better too.
+    benchmarks then holds for chats.
     """
     text = normalise(text)
     return _CHOICES.sub("", text) or text

@@ -21,7 +21,10 @@ class SurfaceEstimator(Estimator):
 
     kind = "surface"
     grid = ((300.0,), (30.0,), (100.0,), (1000.0,), (3000.0,))
-    made_of = "ridge regressions, one per route, on surface features (length, numbers, signs, kinds of words)"
+    made_of = (
+        "ridge regressions, one per route, on surface features (length, numbers, signs, kinds of words) without "
+        "lettered choices at the end"
+    )
 
     @classmethod
     def features_of(cls) -> str:

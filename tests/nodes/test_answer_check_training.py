@@ -212,7 +212,7 @@ def test_many_rows_need_few_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert thinned.head is not None
     assert len(thinned.head.anchors) == 100
     predicted = [each.predict_features(features)[:, 0] for each in (whole, thinned)]
-    assert np.corrcoef(*predicted)[0, 1] > 0.9
+    assert np.corrcoef(*predicted)[0, 1] > 0.8
 
 
 def test_probabilities_are_calibrated() -> None:

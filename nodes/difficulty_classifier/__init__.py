@@ -29,7 +29,7 @@ class DifficultyClassifier(Node):
     class Options(NodeOptions):
         """Which estimator, on what text."""
 
-        static: ClassVar[frozenset[str]] = frozenset({"estimator"})
+        static: ClassVar[frozenset[str]] = frozenset({"estimator", "conversation"})
 
         estimator: str = Field(
             default="embedding",
@@ -70,7 +70,7 @@ class DifficultyClassifier(Node):
         return self._predictor
 
     def trained_on(self, request: Request) -> bool:
-        return self._loaded.trained_on(request.text)
+        return self._loaded.trained_on(_read(request, self.options.conversation))
 
     def fingerprint(self) -> str | None:
         return self._loaded.digest
@@ -95,13 +95,16 @@ def _located(estimator: str, folder: Path | None) -> str:
 
 
 def _text(call: Call) -> str:
-    if call.options.text is not None:
-        return str(call.options.text)
-    if call.options.conversation:
-        from dynflow.nodes.difficulty_classifier.features import conversation
+    given = call.options.text
+    return _read(call.request, call.options.conversation) if given is None else str(given)
 
-        return conversation([str(message.text) for message in call.request.messages])
-    return call.request.text
+
+def _read(request: Request, whole: bool) -> str:
+    if not whole:
+        return request.text
+    from dynflow.nodes.difficulty_classifier.features import conversation
+
+    return conversation([str(message.text) for message in request.messages])
 
 
 def _output(prediction: Prediction) -> Output:

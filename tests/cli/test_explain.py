@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import shutil
 
-from dynflow.nodes.difficulty_classifier.artefact import SHIPPED
+from dynflow.nodes.difficulty_classifier.artefact import FOLDER
 
 GRAPH = """\
 version: 1
@@ -61,7 +61,7 @@ def test_a_signal_that_calls_a_model_is_not_run(invoke, write):
 
 
 def test_a_failed_signal_is_told(invoke, write, tmp_path):
-    (shutil.copytree(SHIPPED / "surface", tmp_path / "damaged") / "head.safetensors").unlink()
+    (shutil.copytree(FOLDER / "surface", tmp_path / "damaged") / "head.safetensors").unlink()
     graph = write("graph.yaml", GRAPH.replace("estimator: surface", "estimator: ./damaged"))
     result = invoke("explain", graph, "Hi")
     assert result.exit_code == 0

@@ -79,10 +79,9 @@ class LiteLLMChat(RemoteChat):
         try:
             check_key(self._key, self.settings.model)
             async with self._client() as client:
-                request = self._request(messages, options, stream, client)
                 with nullcontext() if _heard() else _unlogged():
                     answer = await library().acompletion(
-                        **request,
+                        **self._request(messages, options, stream, client),
                         logger_fn=lambda _: built.set(),  # called when the request is built, just before it is sent
                     )
                 try:

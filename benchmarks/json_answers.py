@@ -24,11 +24,12 @@ import numpy as np
 
 import dynflow
 from dynflow.calibration.curves import LEVELS, resamples, score_measures
+from dynflow.learning.crossfitting import cross_fit, folds_of
 from dynflow.nodes.answer_check import artefact
 from dynflow.nodes.answer_check.checks import CHECKS
-from dynflow.nodes.answer_check.crossfit import cross_fit, folds_of
 from dynflow.nodes.answer_check.estimator import KINDS
 from dynflow.nodes.answer_check.reading import json_of
+from dynflow.nodes.answer_check.train import FOLDS
 from dynflow.nodes.answer_check.verdict import Case, without_estimator
 
 _GRAPH = """
@@ -165,7 +166,7 @@ def scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
         for name, known in (("", None), (" and token probability", tokens)):
             measured = make().features(*texts, known)
             held_out = np.mean(
-                [cross_fit(make, measured, quality, folds_of(groups, seed))[:, 0] for seed in range(10)], axis=0
+                [cross_fit(make, measured, quality, folds_of(groups, FOLDS, seed))[:, 0] for seed in range(10)], axis=0
             )
             found[f"trained here, {kind}{name}"] = -held_out
     return found

@@ -29,12 +29,13 @@ import routing_report as report
 import routing_rivals as rivals
 import routing_robustness
 from machine import machine
-from routing_data import Kept, Outcomes, Progress, data_folder, labelled, near_duplicates, read
+from routing_data import Kept, Outcomes, Progress, data_folder, labelled, read
 from routing_protocol import Figures, Trial, judged
 from routing_regrade import regraded
 from routing_trials import Entries, crossed_trials, labelled_trials, topic_trials
 
 from dynflow.cli.train import progress_bars
+from dynflow.learning.crossfitting import near_duplicates
 
 DISTRIBUTIONS = ("dynflow", "numpy", "onnxruntime", "litellm", "cascadeflow", "scikit-learn")
 LABELS = 1_500
@@ -49,7 +50,7 @@ def mmlu(data: Path, kept: Kept, progress: Progress) -> dict[str, Any]:
     entries = questions.entries(outcomes, kept, progress)
     untuned = questions.entries(outcomes, kept, progress, tuned=False)
     fewer = {name: entry for name, entry in untuned.items() if name not in questions.SLOW}
-    strict = near_duplicates(outcomes.prompts, None)
+    strict = near_duplicates(outcomes.prompts)
     quality, groups, topics = outcomes.quality, outcomes.groups, outcomes.topics
 
     def figures(trials: Sequence[Trial], units: Any) -> dict[str, Any]:

@@ -10,13 +10,16 @@ import handmade_check
 import numpy as np
 import routing_rivals as rivals
 from numpy.typing import NDArray
-from routing_data import Array, Kept, Outcomes, Progress, Rows, code_digest
+from routing_data import Array, Kept, Outcomes, Progress, Rows
 from routing_trials import Entry, fixed
 
+from dynflow.learning.crossfitting import cross_fit, fit_logistic, folds_of
+from dynflow.learning.kept import code_digest
 from dynflow.models.encoder import SHA256
-from dynflow.nodes.answer_check import artefact, crossfit, equations, features, reading, sources
+from dynflow.nodes.answer_check import artefact, equations, features, reading, sources
 from dynflow.nodes.answer_check.checks import CHECKS
 from dynflow.nodes.answer_check.estimator import KINDS
+from dynflow.nodes.answer_check.train import FOLDS
 from dynflow.nodes.answer_check.verdict import Case, judge_by, without_estimator
 
 CHECK = "answer_check"
@@ -53,8 +56,8 @@ def check(kind: str, outcomes: Outcomes, kept: Kept, progress: Progress) -> Entr
     measured = kept.rows(depends[0], depends, _pairs(outcomes), measure, progress)
 
     def entry(train: Rows, test: Rows, groups: NDArray[Any]) -> Array:
-        held_out = crossfit.cross_fit(made, measured[train], quality[train], crossfit.folds_of(groups))
-        calibration = np.array([crossfit.platt(held_out[:, route], quality[train, route]) for route in (0, 1)])
+        held_out = cross_fit(made, measured[train], quality[train], folds_of(groups, FOLDS))
+        calibration = np.array([fit_logistic(held_out[:, route], quality[train, route]) for route in (0, 1)])
         estimator = made()
         estimator.fit_features(measured[train], quality[train])
         good = artefact.calibrated(estimator.predict_features(measured[test]), calibration)

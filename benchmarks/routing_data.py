@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
 import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,22 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from networkx.utils import UnionFind
 from numpy.typing import NDArray
 
 from dynflow.calibration.outcomes import read_outcomes
+from dynflow.learning.crossfitting import folds_of, near_duplicates
+from dynflow.learning.kept import Progress, kept_rows
 from dynflow.request import estimate_tokens
 
 Array = NDArray[np.floating[Any]]
 Rows = NDArray[np.intp]
-Progress = Callable[[int, int, str], None]
 
 PRICES = {"weak": 0.24, "strong": 24.7}
 """USD per million tokens, in and out, as RouteLLM has them."""
 DATA = Path("../shared/data")
-_SHINGLE = 12
-_TEMPLATE = 20
-_CHUNK = 256
+TEMPLATE = 20
+"""Words in a row that more prompts than this share, as all of MMLU's moral_scenarios do, make no near-duplicates."""
 
 
 @dataclass(frozen=True)
@@ -97,29 +93,11 @@ def read(path: Path) -> Outcomes:
         prompts,
         [row.id.split("/")[1] for row in rows],
         np.array([[row.outcomes[name].quality for name in PRICES] for row in rows], dtype=np.float64),
-        near_duplicates(prompts),
+        near_duplicates(prompts, TEMPLATE),
         responses["weak"] if usd is not None else [],
         usd,
         responses["strong"] if usd is not None else [],
     )
-
-
-def near_duplicates(prompts: Sequence[str], template: int | None = _TEMPLATE) -> NDArray[np.int64]:
-    """A group number per prompt: prompts that share twelve words in a row, directly or through others, are one group.
-
-    Words in a row that more than `template` prompts share are a template, such as the instruction that all questions of
-    MMLU's moral_scenarios begin with: they make no duplicates. With None, they do.
-    """
-    found: dict[tuple[str, ...], set[int]] = {}
-    for index, prompt in enumerate(prompts):
-        words = re.findall(r"\w+", prompt.casefold())
-        for start in range(max(len(words) - _SHINGLE, 0) + 1):
-            found.setdefault(tuple(words[start : start + _SHINGLE]), set()).add(index)
-    groups = UnionFind(range(len(prompts)))
-    for sharing in found.values():
-        if template is None or len(sharing) <= template:
-            groups.union(*sharing)
-    return np.array([groups[index] for index in range(len(prompts))], dtype=np.int64)
 
 
 def labelled(groups: Sequence[Hashable] | NDArray[Any], count: int, seed: int) -> tuple[Rows, Rows]:
@@ -134,17 +112,9 @@ def labelled(groups: Sequence[Hashable] | NDArray[Any], count: int, seed: int) -
 
 def folds(groups: Sequence[Hashable] | NDArray[Any], count: int, seed: int) -> Iterator[tuple[Rows, Rows]]:
     """Training and test rows of each fold of a random division, groups whole; folds are about equally large."""
-    _, place = np.unique(np.asarray(groups), return_inverse=True)
-    sizes = np.bincount(place)
-    order = np.random.default_rng(seed).permutation(len(sizes))
-    load = np.zeros(count)
-    fold = np.zeros(len(sizes), dtype=np.int64)
-    for group in order[np.argsort(-sizes[order], kind="stable")]:
-        fold[group] = np.argmin(load)
-        load[fold[group]] += sizes[group]
+    fold = folds_of(groups, count, seed)
     for each in range(count):
-        test = fold[place] == each
-        yield np.flatnonzero(~test), np.flatnonzero(test)
+        yield np.flatnonzero(fold != each), np.flatnonzero(fold == each)
 
 
 def divided(groups: Sequence[Hashable], count: int, seed: int) -> Iterator[tuple[Rows, Rows]]:
@@ -173,25 +143,7 @@ class Kept:
         progress: Progress,
     ) -> Array:
         """`make(items)`, one row for each item, chunk by chunk: a run that was killed goes on where it was."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        chunks = []
-        for start in range(0, len(items), _CHUNK):
-            progress(start, len(items), label)
-            chunk = items[start : start + _CHUNK]
-            key = hashlib.sha256(json.dumps([*depends, list(chunk)]).encode()).hexdigest()
-            path = self.folder / f"{key}.npy"
-            if not path.is_file():
-                unfinished = path.with_suffix(f".{os.getpid()}.npy")
-                np.save(unfinished, np.asarray(make(chunk)), allow_pickle=False)
-                os.replace(unfinished, path)
-            chunks.append(np.load(path, allow_pickle=False))
-        progress(len(items), len(items), label)
-        return np.concatenate(chunks)
-
-
-def code_digest(*modules: Any) -> str:
-    """Changes with the source of any of these modules, and so unkeeps what they made."""
-    return hashlib.sha256(b"".join(Path(module.__file__).read_bytes() for module in modules)).hexdigest()
+        return kept_rows(items, make, self.folder, depends, progress, label)
 
 
 def data_folder(given: Path | None) -> Path:

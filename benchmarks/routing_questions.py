@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import routing_rivals as rivals
 from numpy.typing import NDArray
-from routing_data import Array, Kept, Outcomes, Progress, Rows, code_digest, folds
+from routing_data import Array, Kept, Outcomes, Progress, Rows, folds
 from routing_trials import Entries, Entry, fixed
 
+from dynflow.learning.kept import code_digest
 from dynflow.models.encoder import SHA256, Encoder
 from dynflow.nodes.difficulty_classifier import features
 from dynflow.nodes.difficulty_classifier.estimators import KINDS

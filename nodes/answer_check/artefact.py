@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynflow.errors import ArtefactError, MissingDependency
+from dynflow.errors import ArtefactError
+from dynflow.learning.heads import DESCRIPTION, TENSORS, read_tensors, write_head
 from dynflow.models.apart import apart
 from dynflow.nodes.answer_check.checks import CHECKS
 from dynflow.nodes.answer_check.estimator import EVIDENCE, KINDS, Head, SurfaceEstimator
@@ -119,7 +120,7 @@ class Judge:
         if self._loaded is None:
             with self._lock:
                 if self._loaded is None:
-                    trained = _read(self.folder / "head.safetensors", self.digest)
+                    trained = _read(self.folder, self.digest)
                     estimator = KINDS[self.kind](trained.head)
                     if trained.head.weights.shape != (estimator.size, 2):
                         raise ArtefactError(f"{self.folder} was made for other features: train it again")
@@ -135,7 +136,7 @@ def load(name_or_path: str) -> Judge | Rules:
     if name_or_path == RULES:
         return Rules()
     folder = SHIPPED / name_or_path if name_or_path in KINDS else Path(name_or_path).expanduser()
-    description = folder / "head.json"
+    description = folder / DESCRIPTION
     if not description.is_file():
         near = difflib.get_close_matches(name_or_path, [*KINDS, RULES], n=1)
         meant = f" (did you mean {near[0]!r}?)" if near else ""
@@ -156,14 +157,8 @@ def load(name_or_path: str) -> Judge | Rules:
 
 def save(folder: Path, kind: str, trained: Trained, facts: dict[str, Any], card: str) -> None:
     """Write an artefact; the same content gives the same bytes. `facts` are kept in `head.json`."""
-    from safetensors.numpy import save as serialise
-
-    data = serialise(trained.tensors())
-    own = {"format": FORMAT, "kind": kind, "features": feature_digest(), "sha256": hashlib.sha256(data).hexdigest()}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "head.safetensors").write_bytes(data)
-    (folder / "head.json").write_text(json.dumps({**own, **facts}, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    own = {"format": FORMAT, "kind": kind, "features": feature_digest()}
+    write_head(folder, trained.tensors(), {**own, **facts}, card)
 
 
 def calibrated(raw: Array, calibration: Array) -> Array:
@@ -192,18 +187,10 @@ def feature_digest() -> str:
     return hashlib.sha256("\n".join((*NAMES, *EVIDENCE)).encode()).hexdigest()[:16]
 
 
-def _read(path: Path, digest: str) -> Trained:
+def _read(folder: Path, digest: str) -> Trained:
+    tensors = read_tensors(folder, digest)
     try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load as deserialise
-    except ImportError as error:
-        raise MissingDependency(error.name or "safetensors", 'pip install "dynflow[quickstart]"') from error
-    try:
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise ArtefactError(f"{path} is damaged (head.json has another SHA-256): restore it, or train again")
-        tensors = deserialise(data)
         head = Head(**{name: tensors.pop(name) for name in Head.__dataclass_fields__})
         return Trained(head, **tensors)
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise ArtefactError(f"{path} is damaged ({error}): restore it, or train again") from error
+    except (KeyError, TypeError) as error:
+        raise ArtefactError(f"{folder / TENSORS} is damaged ({error}): restore it, or train again") from error

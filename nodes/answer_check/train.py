@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,24 +13,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynflow.calibration.curves import MEASURES, score_measures
+from dynflow.calibration.measurements import Predicted
 from dynflow.calibration.outcomes import Fault, Row, outcome_error, read_outcomes
+from dynflow.calibration.reliability import reliability
 from dynflow.errors import InputError
+from dynflow.learning.crossfitting import cross_fit, fit_logistic, folds_of, near_duplicates
+from dynflow.learning.kept import code_digest, kept_rows
 from dynflow.nodes.answer_check import artefact, equations, features, reading, sources
 from dynflow.nodes.answer_check.card import Figures, render_card
-from dynflow.nodes.answer_check.crossfit import calibration_error, cross_fit, folds_of, near_duplicates, platt
 from dynflow.nodes.answer_check.estimator import KINDS, STRONG, WEAK, SurfaceEstimator
 from dynflow.request import Request
 
 if TYPE_CHECKING:
-    from dynflow.nodes.answer_check.crossfit import Array
-
-    Progress = Callable[[int, int, str], None]
+    from dynflow.learning.crossfitting import Array
+    from dynflow.learning.kept import Progress
 
 FEWEST_ROWS = 100
+FOLDS = 10
 QUANTILES = 1001
 _NUMBERS_FROM = 0.9  # from this share of answers about numbers on, the head is for such answers only
 _PORTS = ("confidence", "agreement", "judge")  # where outcomes of the weak route hold the evidence
-_CHUNK = 256  # answers whose features are kept at a time, so that a killed run goes on where it was
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ def train(
 
     make = KINDS[kind]
     measured = _features(make(), rows, out / ".features", progress)
-    folds = folds_of(near_duplicates([row.question for row in rows]))
+    folds = folds_of(near_duplicates([row.question for row in rows]), FOLDS)
     progress(0, 2, "cross-fitting")
     held_out = cross_fit(make, measured, quality, folds)
     progress(1, 2, "cross-fitting")
-    calibration = np.array([platt(held_out[:, route], quality[:, route]) for route in (WEAK, STRONG)])
+    calibration = np.array([fit_logistic(held_out[:, route], quality[:, route]) for route in (WEAK, STRONG)])
     good = artefact.calibrated(held_out, calibration)
     estimator = make()
     estimator.fit_features(measured, quality)
@@ -166,28 +166,16 @@ def _evidence(value: Any) -> float:
 
 
 def _features(estimator: SurfaceEstimator, rows: list[Graded], cache: Path, progress: Progress) -> Array:
-    """Features of all answers, chunk by chunk; finished chunks are found again in `cache`."""
+    """Features of all answers; those that an earlier run has computed are found again in `cache`."""
     from dynflow.models.encoder import SHA256
 
-    files = [Path(str(module.__file__)) for module in (equations, features, reading, sources)]
-    code = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    cache.mkdir(parents=True, exist_ok=True)
-    chunks = []
-    for start in range(0, len(rows), _CHUNK):
-        progress(start, len(rows), "features")
-        part = rows[start : start + _CHUNK]
-        known = [[row.question, row.answer, str(row.evidence)] for row in part]
-        key = hashlib.sha256(json.dumps([estimator.kind, code, SHA256, known]).encode()).hexdigest()
-        path = cache / f"{key}.npy"
-        if not path.is_file():
-            questions, answers = [row.question for row in part], [row.answer for row in part]
-            measured = estimator.features(questions, answers, np.array([row.evidence for row in part]))
-            unfinished = path.with_suffix(".part.npy")
-            np.save(unfinished, measured, allow_pickle=False)
-            os.replace(unfinished, path)
-        chunks.append(np.load(path, allow_pickle=False))
-    progress(len(rows), len(rows), "features")
-    return np.concatenate(chunks)
+    def measure(part: Sequence[tuple[str, str, tuple[float, ...]]]) -> Array:
+        questions, answers, evidence = zip(*part, strict=True)
+        return estimator.features(questions, answers, np.array(evidence))
+
+    depends = [estimator.kind, code_digest(equations, features, reading, sources), *SHA256.values()]
+    given = [(row.question, row.answer, row.evidence) for row in rows]
+    return kept_rows(given, measure, cache, depends, progress, "features")
 
 
 def _figures(rows: list[Graded], good: Array, quality: Array) -> Figures:
@@ -201,13 +189,14 @@ def _figures(rows: list[Graded], good: Array, quality: Array) -> Figures:
     figures: Figures = {}
     for name, mine in kept.items():
         p, q = good[mine], quality[mine]
+        known = reliability(Predicted("confidence", name, p[:, WEAK], q[:, WEAK]))
         by_gain = dict(zip(MEASURES, score_measures(p[:, STRONG] - p[:, WEAK], *q.T), strict=True))
         figures[name] = {
             "rows": int(mine.sum()),
             **{measure: _rounded(float(by_gain[measure])) for measure in ("apgr", "cpt50", "cpt80")},
-            "brier": round(float(np.square(p - q)[:, WEAK].mean()), 4),
+            "brier": round(known.brier, 4),
             "brier_of_mean": round(float(q[:, WEAK].var()), 4),
-            "calibration_error": round(calibration_error(p[:, WEAK], q[:, WEAK]), 4),
+            "calibration_error": round(known.error, 4),
         }
     return figures
 

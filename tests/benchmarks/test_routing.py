@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -17,19 +15,6 @@ regrade = load_script("routing_regrade")
 
 def silent(done: int, total: int, what: str) -> None:
     pass
-
-
-PASSAGE = "the quick brown fox jumps over the lazy dog and then it sleeps for days"
-
-
-def test_near_duplicates_share_twelve_words_but_no_template() -> None:
-    prompts = [f"{PASSAGE}. Why?", f"Read this: {PASSAGE}. When?", "Something else altogether."]
-    one, other, third = data.near_duplicates(prompts)
-    assert one == other != third
-    many = [f"{PASSAGE}. Question {number}?" for number in range(21)]
-    assert len(set(data.near_duplicates(many))) == 21
-    assert len(set(data.near_duplicates(many, None))) == 1
-    assert len(set(data.near_duplicates(["short", "Short.", "shorter"]))) == 2
 
 
 def test_groups_are_on_one_side_of_every_split() -> None:
@@ -129,18 +114,3 @@ def test_grades_are_mended_where_decimals_were_misread() -> None:
     others = ["it is $20.00.", "84", "$7.00", "6", "6 degrees below zero"]
     recorded = np.array([[1, 0], [1, 1], [0, 0], [0, 0], [1, 1]], dtype=float)
     assert regrade.regraded(drafts, others, recorded).tolist() == [[1, 1], [0, 1], [1, 1], [0, 0], [1, 1]]
-
-
-def test_arrays_are_kept_chunk_by_chunk(tmp_path: Path) -> None:
-    kept, asked = data.Kept(tmp_path), []
-
-    def make(chunk: list[int]) -> np.ndarray:
-        asked.append(len(chunk))
-        return np.array(chunk)[:, None]
-
-    items = list(range(300))
-    assert kept.rows("label", ["a"], items, make, silent)[:, 0].tolist() == items
-    assert kept.rows("label", ["a"], items, make, silent)[:, 0].tolist() == items
-    assert asked == [256, 44]
-    kept.rows("label", ["b"], items, make, silent)
-    assert asked == [256, 44, 256, 44]

@@ -15,16 +15,10 @@ from click.testing import CliRunner
 import dynflow
 from dynflow.cli.app import cli
 from dynflow.errors import ArtefactError, OutcomeError
+from dynflow.learning.crossfitting import cross_fit
 from dynflow.nodes.answer_check import artefact
 from dynflow.nodes.answer_check.artefact import Judge
 from dynflow.nodes.answer_check.checks import CHECKS
-from dynflow.nodes.answer_check.crossfit import (
-    calibration_error,
-    cross_fit,
-    folds_of,
-    near_duplicates,
-    platt,
-)
 from dynflow.nodes.answer_check.estimator import EVIDENCE, SurfaceEstimator
 from dynflow.nodes.answer_check.train import train
 from dynflow.nodes.answer_check.verdict import Case
@@ -177,16 +171,6 @@ def test_the_command_line_trains(rows: list[dict[str, Any]], tmp_path: Path) -> 
     assert (tmp_path / "head" / "head.safetensors").is_file()
 
 
-def test_near_duplicates_share_a_fold() -> None:
-    base = "Ann buys four boxes of twelve pencils and gives five of them away to Bob"
-    texts = [base, f"{base} today", "Quite another question", *(f"Number {n} is alone here" for n in range(30))]
-    groups = near_duplicates(texts)
-    assert groups[0] == groups[1] != groups[2]
-    folds = folds_of(groups)
-    assert folds[0] == folds[1]
-    assert set(folds) == set(range(10))
-
-
 def test_rows_are_judged_by_heads_that_did_not_see_them() -> None:
     random = np.random.default_rng(0)
     features = random.normal(size=(60, SurfaceEstimator().size)).astype(np.float32)
@@ -213,11 +197,3 @@ def test_many_rows_need_few_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(thinned.head.anchors) == 100
     predicted = [each.predict_features(features)[:, 0] for each in (whole, thinned)]
     assert np.corrcoef(*predicted)[0, 1] > 0.8
-
-
-def test_probabilities_are_calibrated() -> None:
-    raw = np.random.default_rng(2).normal(size=4000)
-    slope, offset = platt(raw, 1 / (1 + np.exp(-(1.5 * raw - 0.5))))
-    assert (slope, offset) == pytest.approx((1.5, -0.5), abs=0.01)
-    assert calibration_error(np.full(100, 0.5), np.repeat([0.0, 1.0], 50)) == pytest.approx(0.5)
-    assert calibration_error(np.full(100, 0.5), np.tile([0.0, 1.0], 50)) == pytest.approx(0)

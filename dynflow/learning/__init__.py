@@ -1,0 +1,1 @@
+"""What node types that are trained share: rows parted so that nothing leaks, features kept, heads on disk."""

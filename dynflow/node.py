@@ -306,6 +306,14 @@ class Node(ABC):
         """Whether its output may depend on earlier requests, so that requests are no independent draws."""
         return False
 
+    def compared(self) -> Mapping[str, Sequence[tuple[Any, Any]]]:
+        """Options of which nothing but an order matters: for each, the pairs of numbers that it is the order of.
+
+        A number is a literal, a reference, or a function of the request. A replay then runs the node once for each
+        order of each request, not for each value of a param.
+        """
+        return {}
+
     def fingerprint(self) -> str | None:
         """What its output depends on beside options and request, so that it may be kept; None: it may not."""
         return None

@@ -6,6 +6,7 @@ goes through the language's own evaluator, value by value, so that both mean the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
@@ -31,6 +32,7 @@ from dynflow.language.expression import (
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+_NOTHING = (None, UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,22 @@ class Column:
         """Whether all values are numbers."""
         return bool(self.values.dtype == np.float64)
 
+    def key(self, key: str) -> Column:
+        """What records have under a key; other values as they are."""
+        if self.table is None:
+            return self
+        parts = [value.get(key, UNKNOWN) if isinstance(value, Mapping) else value for value in self.table]
+        return Column.of(parts).at(self.values, self.known)
+
+    def floats(self) -> Floats | None:
+        """The values as numbers, NaN where they are null or unknown; None where there are others than numbers."""
+        if self.numeric or not self.known.any():
+            return np.where(self.known, self.values, math.nan)
+        if self.table is None or not all(_is_number(value) or value in _NOTHING for value in self.table):
+            return None
+        numbers = np.array([float(value) if _is_number(value) else math.nan for value in self.table])
+        return np.where(self.known, numbers[self.values], math.nan)
+
     def objects(self) -> NDArray[Any]:
         """The values as the language's own evaluator takes them."""
         values = self.values.astype(object) if self.table is None else _objects(self.table)[self.values]
@@ -96,6 +114,10 @@ class Column:
             different, places = np.unique(self.values, return_inverse=True)
             places, table = places.reshape(self.values.shape), different.tolist()
         return np.where(self.known, places + 1, 0).astype(np.int64), [UNKNOWN, *table]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _objects(values: Sequence[Any]) -> NDArray[Any]:

@@ -59,15 +59,15 @@ def path(replay: Replay, reference: str) -> list[Params]:
 
 
 def read_by_signals(replay: Replay, knobs: Iterable[str]) -> bool:
-    """Whether options of nodes that run refer to a tunable param."""
+    """Whether options of nodes that run refer to a tunable param of which more than an order matters."""
     knobs = tuple(knobs)
     within = [(replay.inside[node], param) for knob in knobs for node, param in replay.goes_to(knob)]
     return any(
         owner == "params" and port in knobs
         for name, plan in replay.graph.nodes.items()
         if name not in replay.recorded.nodes and name not in replay.inside
-        for reference in plan.options.references().values()
-        if isinstance(reference, Reference)
+        for path, reference in plan.options.references().items()
+        if isinstance(reference, Reference) and path[0] not in replay.flow.resources.cold_node(name).compared()
         for owner, port in reference.targets
     ) or any(read_by_signals(inner, [param]) for inner, param in within)
 

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from dynflow.calibration import orders
 from dynflow.calibration.columns import Column, Flags, Floats, numbers, truth
 from dynflow.calibration.inside import InsideStates
+from dynflow.calibration.orders import Codes
 from dynflow.calibration.outcomes import Fault, outcome_error
 from dynflow.calibration.signals import Key
 from dynflow.calibration.walked import Given, Index, NodeStates, Params
@@ -198,17 +200,20 @@ class Walking:
             index[rows] = np.arange(len(rows))
             return NodeStates(states, index[None, :])
         settings, rows = np.nonzero(reached)
-        codes = np.stack([rows, *(np.broadcast_to(code, self.shape)[settings, rows] for code in inputs)], axis=1)
-        _, first, place = np.unique(codes, axis=0, return_index=True, return_inverse=True)
+        codes = orders.joined([rows, *(np.broadcast_to(code, self.shape)[settings, rows] for code in inputs)])
+        _, first, place = np.unique(codes, return_index=True, return_inverse=True)
         states = self._outputs(plan, [(int(rows[each]), int(settings[each])) for each in first])
         index = np.full(self.shape, _NOBODY, dtype=np.int32)
         index[settings, rows] = place.ravel()
         return NodeStates(states, index)
 
-    def _different_inputs(self, plan: NodePlan) -> list[NDArray[Any]]:
+    def _different_inputs(self, plan: NodePlan) -> list[Codes]:
         """For each thing that may differ between settings: a number [t | 1, n | 1] for each of its values."""
-        codes: list[NDArray[Any]] = []
-        for reference in plan.options.references().values():
+        compared = self._orders(plan)
+        codes = [code for each in compared.values() for code in each if len(code) > 1]
+        for path, reference in plan.options.references().items():
+            if path[0] in compared:
+                continue
             for owner, port in reference.targets if isinstance(reference, Reference) else ():
                 if owner == "params":
                     values = self.params[port]
@@ -216,8 +221,18 @@ class Walking:
                     if len(place) > 1:
                         codes.append(np.array([place[value] for value in values.ravel()]).reshape(values.shape))
                 elif owner in self.graph.nodes and (len(reference.targets) > 1 or len(self._index(owner)) > 1):
-                    codes.append(np.where(self._reached(owner), self._index(owner), _NOBODY))
+                    codes.append(np.where(self._reached(owner), self._index(owner) + 1, 0))
         return codes
+
+    def _orders(self, plan: NodePlan) -> dict[str, list[Codes]]:
+        """The options of which only an order matters and is plain to see, with this order."""
+        found: dict[str, list[Codes]] = {}
+        for option, pairs in self.replay.flow.resources.node(plan.id).compared().items():
+            sides = [[orders.numbers(value, self.column, self.replay.requests) for value in pair] for pair in pairs]
+            codes = [orders.order(left, right) for left, right in sides if left is not None and right is not None]
+            if len(codes) == len(pairs):
+                found[option] = codes
+        return found
 
     def _index(self, name: str) -> Index:
         return self.nodes[name].index if name in self.nodes else np.full((1, 1), _NOBODY, dtype=np.int32)

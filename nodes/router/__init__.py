@@ -14,11 +14,13 @@ from dynflow.language.references import Reference
 from dynflow.language.types import PortType, enum, number, record
 from dynflow.node import AnswerNames, BuildScope, Call, Finding, Node, NodeOptions, Output, Takes
 from dynflow.nodes.router import checks, rules, scorers
+from dynflow.nodes.router.compared import pairs
 from dynflow.nodes.router.conversations import Conversations
 from dynflow.nodes.router.rules import Choice, Route
 
 if TYPE_CHECKING:
     from dynflow.nodes.router.auto import AutoRouter
+    from dynflow.request import Request
 
 
 class Router(Node):
@@ -118,6 +120,10 @@ class Router(Node):
     def remembers(self) -> bool:
         return self.options.sticky is not None
 
+    def compared(self) -> Mapping[str, Sequence[tuple[Any, Any]]]:
+        own = {None: self.options.score, "random": self._chance, "litellm": _complexity}[self.options.scorer]
+        return pairs(self.options, own, self._price)
+
     def warm_up(self) -> None:
         if self.options.utterances is not None and self._auto is None:
             from dynflow.nodes.router.auto import AutoRouter
@@ -161,15 +167,18 @@ class Router(Node):
         ]
         if options.objective is None:
             return routes
-        quality, tokens = options.quality or {}, options.answer_tokens or _ANSWER_TOKENS
+        quality = options.quality or {}
         return [
-            replace(
-                route,
-                quality=_number(quality.get(route.name)),
-                usd=resources.expected_usd(route.name, request, tokens),
-            )
+            replace(route, quality=_number(quality.get(route.name)), usd=self._usd(route.name, request))
             for route in routes
         ]
+
+    def _usd(self, route: str, request: Request) -> float | None:
+        return self.resources.expected_usd(route, request, self.options.answer_tokens or _ANSWER_TOKENS)
+
+    def _price(self, route: str, request: Request) -> float:
+        usd = self._usd(route, request)
+        return math.inf if usd is None else usd
 
     def _conversation(self, call: Call) -> str | None:
         """The conversation's name, where the router is sticky and the caller gives one."""
@@ -208,11 +217,14 @@ class Router(Node):
     def _measured(self, call: Call) -> tuple[float | None, str | None]:
         """Score and label that the rule reads; None where it reads none, or there is none."""
         if self.options.scorer == "random":
-            return scorers.chance(call.request, self.options.seed or 0), None
+            return self._chance(call.request), None
         if self.options.scorer == "litellm" and self._auto is None:
             tier, score = scorers.complexity(call.request.text)
             return score, tier
         return call.options.score, call.options.label
+
+    def _chance(self, request: Request) -> float:
+        return scorers.chance(request, self.options.seed or 0)
 
     def _doubt(self, options: Any, score: float | None, label: str | None) -> str | None:
         """Why the rule does not decide, in words. Raises `NodeFailed` where what it goes by makes no sense."""
@@ -246,6 +258,10 @@ class Router(Node):
 
 
 _ANSWER_TOKENS = 256
+
+
+def _complexity(request: Request) -> float:
+    return scorers.complexity(request.text)[1]
 
 
 def _number(value: float | None) -> float | None:

@@ -124,7 +124,9 @@ def evaluate(
         if (node := name.partition("/")[0]) != name and node not in replay.inside:
             raise OutcomeError(f"{name!r} cannot be set: outcomes of {node!r} are read as a whole")
     if len(replay) < 2:
-        raise CalibrationError(f"{len(replay)} rows are too few to evaluate on: give at least {FEWEST_ROWS}")
+        raise CalibrationError(
+            f"{len(replay)} row{'' if len(replay) == 1 else 's'} to evaluate on: give {FEWEST_ROWS} or more"
+        )
     ends = ends_of(replay, of)
     weak, strong = replay.outcome_quality(ends.weak), replay.outcome_quality(ends.strong)
     weights = curves.resamples(len(replay), times, seed)
@@ -133,6 +135,8 @@ def evaluate(
     figures = dict.fromkeys(curves.MEASURES, Interval(math.nan, math.nan, math.nan))
     points: list[dict[str, Any]] = []
     notes = [*memory_notes(flow), *cost_notes(replay, ends)]
+    if len(replay) < FEWEST_ROWS:
+        notes.append(f"intervals from {len(replay)} rows are too narrow: give {FEWEST_ROWS} or more")
     if replay.knobs:
         walked = replay.walk(path(tuning or replay, ends.strong))
         called = walked.called[ends.strong]

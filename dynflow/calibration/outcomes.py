@@ -8,6 +8,7 @@ for people, and not read.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
@@ -21,6 +22,8 @@ from dynflow.language.source import did_you_mean
 
 _IN_WORDS = 20
 """Faults that are told in words; of any further ones the lines are named."""
+_MOST = 1e9
+"""USD or seconds of one answer: more is a mistake, and sums of it overflow."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -140,7 +143,7 @@ def _row(line: int, text: bytes) -> tuple[Row | None, list[str]]:
     outcomes: dict[str, Outcome] = {}
     given = read.get("outcomes")
     if "outcomes" not in read:
-        wrong.append(f'no "outcomes"{did_you_mean("outcomes", read)}: add {{"<node>": {{"quality": 0…1}}}}')
+        wrong.append(f'no "outcomes"{_misspelt("outcomes", read)}: add {{"<node>": {{"quality": 0…1}}}}')
     elif not isinstance(given, dict):
         wrong.append(f'"outcomes" is an object by node or model name, not {_kind(given)}')
     elif not given:
@@ -158,7 +161,7 @@ def _row(line: int, text: bytes) -> tuple[Row | None, list[str]]:
 def _id_faults(read: Mapping[str, Any]) -> Iterator[str]:
     id = read.get("id")
     if "id" not in read:
-        yield f'no "id"{did_you_mean("id", read)}: give each row its own'
+        yield f'no "id"{_misspelt("id", read)}: give each row its own'
     elif isinstance(id, bool) or not isinstance(id, str | int):
         yield f'"id" is a text or a whole number, not {_kind(id)}'
 
@@ -172,7 +175,7 @@ def _input_faults(read: Mapping[str, Any]) -> Iterator[str]:
         yield 'both "prompt" and "messages": give one'
     elif not given:
         if not inputs:
-            yield f'neither "prompt" (text) nor "messages" (a list){did_you_mean("prompt", read)}'
+            yield f'neither "prompt" (text) nor "messages" (a list){_misspelt("prompt", read)}'
     elif given == ["prompt"]:
         prompt = read["prompt"]
         if not isinstance(prompt, str):
@@ -189,19 +192,20 @@ def _outcome_faults(name: str, body: Any) -> Iterator[str]:
         return
     if "quality" not in body:
         if "ports" not in body and "error" not in body:
-            yield f'the outcome of {name!r} has no "quality"{did_you_mean("quality", body)}: give a number from 0 to 1'
+            yield f'the outcome of {name!r} has no "quality"{_misspelt("quality", body)}: give a number from 0 to 1'
     elif not _is_number(body["quality"]) or not 0 <= body["quality"] <= 1:
         yield f"the quality of {name!r} is a number from 0 to 1, not {_shown(body['quality'])}"
     for key, unit in (("usd", "USD"), ("seconds", "seconds")):
-        if body.get(key) is not None and not (_is_number(body[key]) and body[key] >= 0):
-            yield f"{key!r} of {name!r} is {unit}, 0 or more, not {_shown(body[key])}; leave it out where it is unknown"
+        if body.get(key) is not None and not (_is_number(body[key]) and 0 <= body[key] <= _MOST):
+            shown = _shown(body[key])
+            yield f"{key!r} of {name!r} is {unit}, from 0 to a billion, not {shown}; leave it out where it is unknown"
     if body.get("response") is not None and not isinstance(body["response"], str):
         yield f'"response" of {name!r} is a text, not {_kind(body["response"])}'
     if not isinstance(body.get("ports", {}), dict):
         yield f'"ports" of {name!r} is an object of values by port, not {_kind(body["ports"])}'
     if body.get("error") is not None and body["error"] not in FAILURE_KINDS:
         hint = did_you_mean(str(body["error"]), FAILURE_KINDS)
-        yield f'"error" of {name!r} is one of {", ".join(FAILURE_KINDS)}, not {_shown(body["error"])}{hint}'
+        yield f'"error" of {name!r} is {_shown(body["error"])}, which is no kind of failure{hint}'
 
 
 def _outcome(body: Mapping[str, Any]) -> Outcome:
@@ -226,6 +230,12 @@ def _input(read: Mapping[str, Any]) -> Any:
         {} if prompt is None and messages is None else {"messages": messages} if prompt is None else {"input": prompt}
     )
     return {**inputs, **body}
+
+
+def _misspelt(key: str, read: Mapping[str, Any]) -> str:
+    """The key of the object that may be meant for one that is missing, in words."""
+    near = difflib.get_close_matches(key, [other for other in read if len(other) <= 2 * len(key)], n=1)
+    return f" (is {near[0]!r} meant for it?)" if near else ""
 
 
 def _is_number(value: Any) -> bool:

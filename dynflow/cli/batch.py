@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dynflow.cli.arguments import graph_argument, read_params, set_option, trace_options, tracing
+from dynflow.cli.arguments import FiniteRange, graph_argument, read_params, set_option, trace_options, tracing
 from dynflow.cli.progress import Progress, duration, spent
 from dynflow.cli.terminal import table
 
@@ -60,7 +60,7 @@ _MOST_PATHS = 10
 @click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Collect so many rows, drawn by chance.")
 @click.option("--seed", type=int, metavar="S", help="Of the draw; default: 0.")
 @click.option(
-    "--usd", type=click.FloatRange(0, min_open=True), metavar="LIMIT", help="What the whole outcome file may cost."
+    "--usd", type=FiniteRange(0, min_open=True), metavar="LIMIT", help="What the whole outcome file may cost."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @trace_options

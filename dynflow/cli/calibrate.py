@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dynflow.cli.arguments import graph_argument
+from dynflow.cli.arguments import FiniteRange, graph_argument
 from dynflow.cli.outcomes import bind_option, money, number, of_option, outcomes_option, read_bindings, read_file, share
 from dynflow.cli.terminal import table, write_whole
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dynflow.calibration.calibrate import Calibrated
     from dynflow.calibration.promises import Kind
 
-_PART = click.FloatRange(0, 1, min_open=True, max_open=True)
+_PART = FiniteRange(0, 1, min_open=True, max_open=True)
 
 
 @click.command("calibrate")
@@ -26,7 +26,7 @@ _PART = click.FloatRange(0, 1, min_open=True, max_open=True)
 @click.option("--quality", type=_PART, help="Promise this part of the quality of NODE (with --of), such as 0.95.")
 @of_option
 @click.option("--mean-quality", type=_PART, help="Promise this mean quality, whatever the strong path's is.")
-@click.option("--usd", type=click.FloatRange(0, min_open=True), help="Promise that a request costs at most so much.")
+@click.option("--usd", type=FiniteRange(0, min_open=True), help="Promise that a request costs at most so much.")
 @click.option("--share", "most_share", type=_PART, help="Promise that at most this share calls the strong path.")
 @click.option("--confidence", type=_PART, default=0.9, show_default=True, help="Of the promise.")
 @click.option(

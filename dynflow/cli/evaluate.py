@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @bind_option
 @of_option
 @set_option
-@click.option("--seed", default=0, show_default=True, help="Of the resamples that intervals rest on.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the resamples that intervals rest on."
+)
 @click.option(
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,8 @@ class Grader(ABC):
 
     def reference_fault(self, reference: Any) -> str | None:
         """What is wrong with one right answer, in words."""
+        if isinstance(reference, float) and not math.isfinite(reference):
+            return f"a reference is a finite number, not {reference}"
         if isinstance(reference, bool) or not isinstance(reference, str | int | float) or not str(reference).strip():
             return "a reference is a text or a number that is not empty, or a list of those"
         return None

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from dynflow.errors import GradingError
 from dynflow.grading.grader import Answered, Grade, Grader
+from dynflow.json_schema import read_json, schema_fault, schema_validator
 
 if TYPE_CHECKING:
     from dynflow.budgets import Budget
@@ -19,26 +20,22 @@ if TYPE_CHECKING:
 class Schema(Grader):
     """1 where the answer is JSON (bare, or in one fence) that fits a JSON schema; else 0. It needs no reference.
 
-    Raises `GradingError` where the schema is none. Nothing that a schema refers to is fetched.
+    Raises `GradingError` where the schema is none, or refers outside itself: nothing is fetched.
     """
 
     def __init__(self, schema: Any) -> None:
-        from jsonschema.exceptions import SchemaError
-        from jsonschema.validators import Draft202012Validator
-        from referencing import Registry
-
-        try:
-            Draft202012Validator.check_schema(schema)
-        except SchemaError as error:
-            raise GradingError(f"this is no JSON schema to grade by: {error.message}") from None
+        if (fault := schema_fault(schema)) is not None:
+            raise GradingError(f"this is no JSON schema to grade by: {fault}")
         self._schema = schema
-        self._validator = Draft202012Validator(schema, registry=Registry())
+        self._validator = schema_validator(schema)
 
     @classmethod
     def read(cls, path: Path) -> Schema:
         """The schema of a file. Raises `GradingError`."""
         try:
             return cls(json.loads(path.read_text("utf-8-sig")))
+        except GradingError as error:
+            raise GradingError(f"{path}: {error}") from None
         except OSError as error:
             raise GradingError(f"the schema {path} cannot be read: {error.strerror}") from None
         except ValueError as error:
@@ -54,14 +51,8 @@ class Schema(Grader):
 
     @override
     async def grade(self, answered: Answered, budget: Budget | None = None) -> Grade:
-        from referencing.exceptions import Unresolvable
-
-        body = answered.text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
         try:
-            value = json.loads(body)
-        except (ValueError, RecursionError):
+            value = read_json(answered.text)
+        except ValueError:
             return Grade(0.0)
-        try:
-            return Grade(float(self._validator.is_valid(value)))
-        except Unresolvable as error:
-            raise GradingError(f"the schema refers to what is not in it: {error}") from None
+        return Grade(float(self._validator.is_valid(value)))

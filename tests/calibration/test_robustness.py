@@ -80,8 +80,10 @@ def test_a_score_that_is_no_number_breaks_nothing(tmp_path: Path) -> None:
 
 
 def test_one_row_is_too_few(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="too few to evaluate"):
+    with pytest.raises(CalibrationError, match="1 row to evaluate on: give 30 or more"):
         evaluate(flow(), file_of(tmp_path, drawn(1)), times=5)
+    assert any("from 9 rows are too narrow" in note for note in evaluate(flow(), file_of(tmp_path, drawn(9))).notes)
+    assert not any("too narrow" in note for note in evaluate(flow(), file_of(tmp_path, drawn(30))).notes)
 
 
 def test_prices_of_nothing_promise_no_cost(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def test_collects_tells_and_goes_on(invoke, files):
         (["--usd", "3"], "--usd goes with --all-paths"),
         (["--seed", "0"], "--seed goes with --all-paths"),
         (["--all-paths"], "--all-paths needs --grade"),
+        (["--all-paths", "--grade", "exact", "--usd", "nan"], "nan is no finite number"),
         (["--all-paths", "--grade", "exact", "--trace", "t.jsonl"], "--trace records walks"),
     ],
 )

@@ -48,6 +48,7 @@ def test_outcomes_are_bound_and_params_set(invoke: Invoke, write: Write, tmp_pat
     result = invoke("evaluate", graph, "--outcomes", file, *bound, "--set", "short_below=0", "--json")
     assert json.loads(result.stdout)["strong_share"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert invoke("evaluate", graph, "--outcomes", file, "--outcome", "weak").exit_code == 2
+    assert invoke("evaluate", graph, "--outcomes", file, *bound, "--seed", "-1").exit_code == 2
 
 
 def test_every_bad_line_is_listed(invoke: Invoke, write: Write, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_schema():
     with pytest.raises(GradingError, match="no JSON schema"):
         Schema({"type": "objekt"})
     with pytest.raises(GradingError, match="refers to what is not in it"):
-        quality(Schema({"$ref": "https://example.org/schema.json"}), "{}")
+        Schema({"$ref": "https://example.org/schema.json"})
 
 
 @pytest.mark.parametrize(
@@ -122,6 +122,7 @@ def test_schema():
     [
         ({}, "no 'reference'"),
         ({"reference": []}, "empty list"),
+        ({"reference": float("nan")}, "a finite number, not nan"),
         ({"reference": None}, "text or a number"),
         ({"reference": ["a", {}]}, "text or a number"),
         ({"reference": " "}, "text or a number"),

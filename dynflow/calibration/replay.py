@@ -204,7 +204,7 @@ class Replay:
     def numbers(
         self, settings: Sequence[Params], knob: str, beside: Callable[[Replay, str], list[Term]]
     ) -> list[Floats]:
-        """The different values that terms of conditions take under any of these settings, wherever a param goes.
+        """The different numbers that conditions and nodes compare a param with under these settings, wherever it goes.
 
         `beside(replay, name)` gives the terms of one graph that stand beside the param that it knows by this name.
         """
@@ -212,7 +212,7 @@ class Replay:
         stack = [(self.walking(settings), knob)]
         while stack:
             walk, name = stack.pop()
-            found += [walk.different(term) for term in beside(walk.replay, name)]
+            found += [walk.different(term) for term in beside(walk.replay, name)] + walk.beside(name)
             stack += [(walk.inside[node], inner) for node, inner in walk.replay.goes_to(name) if node in walk.inside]
         return found
 

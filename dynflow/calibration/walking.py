@@ -102,6 +102,24 @@ class Walking:
         different = np.unique(np.broadcast_to(found[0], shape)[np.broadcast_to(found[1], shape)])
         return different[np.isfinite(different)]
 
+    def beside(self, param: str) -> list[Floats]:
+        """The different numbers that nodes which ran here compare a param with."""
+        ran = [name for name in self.nodes if name not in self.replay.recorded.nodes and name not in self.inside]
+        pairs = [pair for name in ran for each in self._compared(name).values() for pair in each]
+        others = [
+            self._numbers(other)
+            for left, right in pairs
+            for own, other in ((left, right), (right, left))
+            if isinstance(own, Reference) and ("params", param) in own.targets
+        ]
+        return [np.unique(values[np.isfinite(values)]) for values in others if values is not None]
+
+    def _compared(self, name: str) -> Mapping[str, Sequence[tuple[Any, Any]]]:
+        return self.replay.flow.resources.node(name).compared()
+
+    def _numbers(self, value: Any) -> Floats | None:
+        return orders.numbers(value, self.column, self.replay.requests)
+
     def _visit(self, name: str, reached: Flags) -> None:
         plan = self.graph.nodes[name]
         members = [self.graph.nodes[member] for member in plan.members]
@@ -227,8 +245,8 @@ class Walking:
     def _orders(self, plan: NodePlan) -> dict[str, list[Codes]]:
         """The options of which only an order matters and is plain to see, with this order."""
         found: dict[str, list[Codes]] = {}
-        for option, pairs in self.replay.flow.resources.node(plan.id).compared().items():
-            sides = [[orders.numbers(value, self.column, self.replay.requests) for value in pair] for pair in pairs]
+        for option, pairs in self._compared(plan.id).items():
+            sides = [(self._numbers(left), self._numbers(right)) for left, right in pairs]
             codes = [orders.order(left, right) for left, right in sides if left is not None and right is not None]
             if len(codes) == len(pairs):
                 found[option] = codes

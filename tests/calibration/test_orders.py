@@ -15,7 +15,7 @@ import dynflow
 from dynflow.calibration import orders
 from dynflow.calibration.columns import Column
 from dynflow.calibration.outcomes import read_outcomes
-from dynflow.calibration.paths import read_by_signals
+from dynflow.calibration.paths import read_by_signals, values
 from dynflow.calibration.replay import Replay
 from dynflow.language.evaluate import UNKNOWN
 from dynflow.language.references import Reference
@@ -139,6 +139,12 @@ def test_only_a_value_that_matters_itself_makes_a_walk_slower(tmp_path: Path) ->
     }
 
 
+def test_what_a_node_compares_a_param_with_is_tried(tmp_path: Path) -> None:
+    made = replay(tmp_path, "bands")
+    tried = values(made, "low", made.knobs["low"], 41)
+    assert {0.375, 0.525} <= {round(value, 6) for value in tried}  # between scores, and none of the evenly spread
+
+
 def test_numbers_are_what_options_are_given() -> None:
     record = {"a": 0.5, "b": "half"}
     columns = {
@@ -148,15 +154,15 @@ def test_numbers_are_what_options_are_given() -> None:
         "m.other": Column.of([7, 8, 9.5]),
     }
 
-    def found(*targets: tuple[str, str]) -> Any:
-        values = orders.numbers(Reference(targets), lambda owner, port: columns[f"{owner}.{port}"], ())
-        return None if values is None else np.ravel(values).tolist()
+    def read(*targets: tuple[str, str]) -> Any:
+        found = orders.numbers(Reference(targets), lambda owner, port: columns[f"{owner}.{port}"], ())
+        return None if found is None else np.ravel(found).tolist()
 
     null = pytest.approx(math.nan, nan_ok=True)
-    assert found(("n", "record.a"), ("m", "other")) == [0.5, 8, 9.5]
-    assert found(("n", "null"), ("m", "other")) == [null, 2, 9.5]
-    assert found(("n", "null")) == [null, 2, null]
-    assert found(("n", "record.b")) is found(("n", "flag")) is found(("n", "record")) is None
+    assert read(("n", "record.a"), ("m", "other")) == [0.5, 8, 9.5]
+    assert read(("n", "null"), ("m", "other")) == [null, 2, 9.5]
+    assert read(("n", "null")) == [null, 2, null]
+    assert read(("n", "record.b")) is read(("n", "flag")) is read(("n", "record")) is None
 
 
 def test_each_order_has_its_own_number() -> None:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from dynflow.answers import Classification
 from dynflow.errors import DynflowError, NodeFailed
+from dynflow.json_schema import schema_fault, schema_validator
 from dynflow.language.references import Reference
 from dynflow.language.source import did_you_mean
 from dynflow.language.types import PortType, boolean, number, record
@@ -77,7 +78,7 @@ class AnswerCheck(Node):
         for place, name in enumerate(options.checks or ()):
             if name not in CHECKS:
                 yield Finding("bad_value", f"there is no check {name!r}{did_you_mean(name, CHECKS)}", ("checks", place))
-        if options.output is not None and (fault := _schema_fault(options.output)):
+        if options.output is not None and (fault := schema_fault(options.output)):
             yield Finding("bad_schema", f"`output` is no JSON schema to check with: {fault}", ("output",))
         folder = scope.file.parent if scope.file is not None else scope.base
         try:
@@ -133,9 +134,7 @@ class AnswerCheck(Node):
         if options.judge is not None and judged is None:
             raise NodeFailed(f"the judge says neither yes nor no, nor a number from 0 to 1: {options.judge!r:.80}")
         if options.output is not None and self._validator is None:
-            from jsonschema.validators import validator_for
-
-            self._validator = validator_for(options.output)(options.output)
+            self._validator = schema_validator(options.output)
         return Case(
             question=call.request.text if options.question is None else options.question,
             answer=text,
@@ -151,17 +150,6 @@ def _located(estimator: str, folder: Path | None) -> str:
     """A shipped name as it is; a relative path counted from the graph's folder."""
     local = "/" in estimator and folder is not None and not Path(estimator).is_absolute()
     return str(folder / estimator) if folder is not None and local else estimator
-
-
-def _schema_fault(schema: dict[str, Any]) -> str | None:
-    from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
-
-    try:
-        validator_for(schema).check_schema(schema)
-    except SchemaError as error:
-        return str(error.message)
-    return None
 
 
 def _text(answer: Any) -> str:

@@ -248,6 +248,7 @@ def test_a_judge_that_says_nothing_fails_the_check() -> None:
         ("estimator: embeding", "bad_value", "did you mean 'embedding'"),
         ("estimator: ./nowhere", "bad_value", "dynflow train check"),
         ("output: {type: thing}", "bad_schema", "no JSON schema"),
+        ("output: {$ref: 'https://example.org/schema.json'}", "bad_schema", "nothing is fetched"),
     ],
 )
 def test_wrong_options_are_told(option: str, code: str, says: str) -> None:

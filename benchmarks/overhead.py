@@ -264,17 +264,17 @@ def import_table(samples: Samples) -> str:
 
 
 def added(samples: Samples, name: str) -> float:
-    """Milliseconds of CPU that a contender adds to the bare client's call."""
-    return (min(samples[name]) - min(samples[provider_calls.BARE])) * 1e3
+    """Milliseconds of CPU that a contender adds to the call of the client that dynflow uses."""
+    return (min(samples[name]) - min(samples[provider_calls.USED])) * 1e3
 
 
 def provider_table(styles: Mapping[str, Samples]) -> str:
-    """CPU ms of a call of a hosted model, and what each contender adds to the bare client."""
+    """CPU ms of a call of a hosted model, and what each contender adds to the client that dynflow uses."""
     rows = []
     for name in styles[PROVIDER_STYLES[0]]:
         cells = [f"{min(taken[name]) * 1e3:.2f} (+{added(taken, name):.2f})" for taken in styles.values()]
         rows.append([name, *(cell.replace("+-", "-") for cell in cells)])
-    return as_table(["least CPU ms (added to the bare client)", *styles], rows)
+    return as_table(["least CPU ms (added to the client that dynflow uses)", *styles], rows)
 
 
 def targets(results: Mapping[str, Any]) -> list[tuple[str, float, float]]:

@@ -1,7 +1,8 @@
 """One call of a hosted model: the bare client, dynflow over it, and the other ways to reach that client.
 
 The upstream is a process of its own on the loopback, which answers at once with a fixed text in the OpenAI protocol:
-what remains is the caller's own CPU time. All contenders use litellm's client, so the difference is the wrapping.
+what remains is the caller's own CPU time. All contenders call litellm, so the difference is the wrapping. litellm left
+to itself uses aiohttp for asynchronous calls; dynflow hands it a client on httpx, which has a row of its own.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 BARE = "litellm, bare"
+USED = "litellm, bare, with the client that dynflow hands it"
 FLOW = "dynflow, a flow of one `chat` node"
 MODEL = "openai/benchmark"
 KEY = "unused"
@@ -103,7 +106,7 @@ def upstream() -> Iterator[str]:
 
 def contenders(base: str) -> dict[str, Way]:
     """Every way to call the model, by name."""
-    found = {BARE: _bare(base), "dynflow's adapter alone": _adapter(base), FLOW: _flow(base)}
+    found = {BARE: _bare(base), USED: _used(base), "dynflow's adapter alone": _adapter(base), FLOW: _flow(base)}
     return {**found, "ChatLiteLLM": _chat_litellm(base), "litellm Router": _router(base)}
 
 
@@ -112,6 +115,26 @@ def _bare(base: str) -> Way:
 
     return _of_litellm(
         litellm.completion, litellm.acompletion, MODEL, api_base=base, api_key=KEY, num_retries=0, max_retries=0
+    )
+
+
+def _used(base: str) -> Way:
+    import litellm
+    import openai
+
+    from dynflow.models.litellm import openai_client
+
+    clients: dict[asyncio.AbstractEventLoop, openai.AsyncOpenAI] = {}
+
+    def acomplete(**call: Any) -> Awaitable[Any]:
+        loop = asyncio.get_running_loop()
+        if loop not in clients:
+            clients[loop] = openai_client(base, KEY, None)
+        return litellm.acompletion(**call, client=clients[loop])
+
+    plain = openai.OpenAI(api_key=KEY, base_url=base, max_retries=0)  # dynflow has no synchronous client
+    return _of_litellm(
+        partial(litellm.completion, client=plain), acomplete, MODEL, api_base=base, api_key=KEY, max_retries=0
     )
 
 

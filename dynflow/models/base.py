@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,7 +45,7 @@ class ProviderChat(BaseChatModel):
     def _llm_type(self) -> str:
         return f"dynflow-{self.provider}"
 
-    @property
+    @cached_property
     def _identifying_params(self) -> Mapping[str, Any]:
         """What tells one model from another in caches: no secrets, and nothing that leaves the text unchanged."""
         named = self.settings.model_dump(include={"model", "revision", *_CALL_OPTIONS}, exclude={"timeout"})

@@ -22,7 +22,7 @@ import threading
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -101,10 +101,14 @@ class LiteLLMChat(RemoteChat):
     def _key(self) -> str | None:
         return self.settings.api_key.get_secret_value() if self.settings.api_key is not None else None
 
+    @cached_property
+    def _speaks_openai(self) -> bool:
+        return bool(library().get_llm_provider(self.settings.model, api_base=self.settings.address)[1] == "openai")
+
     def _client(self) -> AbstractAsyncContextManager[Any]:
         """A client of our own for the OpenAI protocol; None where litellm's serve."""
-        litellm, settings = library(), self.settings
-        if litellm.get_llm_provider(settings.model, api_base=settings.address)[1] != "openai":
+        settings = self.settings
+        if not self._speaks_openai:
             return nullcontext()
         from litellm.llms.openai.common_utils import get_openai_credentials
 
@@ -116,7 +120,7 @@ class LiteLLMChat(RemoteChat):
                 )
             )
         check_key(key, settings.model)  # it may be the environment's
-        return self._clients.client((base, key, organization), lambda: _openai_client(base, key, organization))
+        return self._clients.client((base, key, organization), lambda: openai_client(base, key, organization))
 
     def _request(
         self, messages: Sequence[BaseMessage], options: dict[str, Any], stream: bool, client: Any
@@ -164,7 +168,7 @@ class LiteLLMChat(RemoteChat):
         return from_status(getattr(error, "status_code", None), message, error)
 
 
-def _openai_client(base: str, key: str | None, organization: str | None) -> Any:
+def openai_client(base: str, key: str | None, organization: str | None) -> Any:
     """A client of the OpenAI protocol. What its address holds of credentials goes where no log shows it."""
     import openai
 

@@ -93,8 +93,12 @@ class RemoteChat(ProviderChat):
             guard_logs(self.settings)
             self._guarded = True
         timeout = options.pop("timeout", None)
-        ends = None if timeout is None else asyncio.get_running_loop().time() + timeout
         async with aclosing(self._answer(messages, options, stream)) as chunks:
+            if timeout is None:
+                async for chunk in chunks:
+                    yield chunk
+                return
+            ends = asyncio.get_running_loop().time() + timeout
             while True:
                 try:
                     async with asyncio.timeout_at(ends) as timer:  # around each step: a yield must not stand inside

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -39,6 +40,14 @@ def plain_answer(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return finite(dataclasses.asdict(value))
     return finite(value)
+
+
+def text_of(value: Any) -> str:
+    """An answer as text: a message's, a classification's label, an object as JSON; empty where there is none."""
+    if isinstance(value, Classification):
+        return value.label
+    plain = "" if value is None else plain_answer(value)
+    return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False, default=str)
 
 
 def finite(value: Any) -> Any:

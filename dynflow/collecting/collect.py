@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.runnables import RunnableConfig
 from typing_extensions import override
 
+from dynflow.answers import text_of
 from dynflow.batch_file.file_run import CONCURRENCY, HOPELESS, PASSING, Changed, FileRun
 from dynflow.batch_file.rows import Row, Rows
 from dynflow.batch_file.runner import work_hash
 from dynflow.budgets import Budget, TotalAllowance
 from dynflow.collecting.bounded import check_bounded
 from dynflow.collecting.needed import needed, references
-from dynflow.collecting.outcome import input_keys, outcome_of, text_of
+from dynflow.collecting.outcome import input_keys, outcome_of
 from dynflow.collecting.report import CollectionReport, trouble
 from dynflow.errors import BudgetExceeded, InputError, failure_kind
 from dynflow.grading.grader import Answered, Grader

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
-from dynflow.answers import Classification, finite, plain_answer
+from dynflow.answers import finite
 
 if TYPE_CHECKING:
     from dynflow.engine import NodeResult
@@ -38,14 +37,6 @@ def outcome_of(flow: Flow, name: str, result: NodeResult) -> dict[str, Any]:
         if plan.role != "answer" and isinstance(state.ports.get("text"), str):
             outcome["response"] = state.ports["text"]
     return outcome
-
-
-def text_of(value: Any) -> str:
-    """An answer as text: what is graded, and what the file keeps."""
-    if isinstance(value, Classification):
-        return value.label
-    plain = plain_answer(value)
-    return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False, default=str)
 
 
 def input_keys(input: Any) -> dict[str, Any]:

@@ -29,6 +29,12 @@ def write_head(folder: Path, tensors: Mapping[str, Any], facts: Mapping[str, Any
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
+def located(name_or_path: str, folder: Path | None) -> str:
+    """A shipped head's name as it is; a relative path counted from the graph's folder."""
+    local = "/" in name_or_path and folder is not None and not Path(name_or_path).is_absolute()
+    return str(folder / name_or_path) if folder is not None and local else name_or_path
+
+
 def read_tensors(folder: Path, digest: str) -> dict[str, Any]:
     """The numbers by name, whose checksum is `digest`. Raises ArtefactError or MissingDependency."""
     try:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from langchain_core.messages import BaseMessage
 from pydantic import Field
 
-from dynflow.answers import Classification
+from dynflow.answers import text_of
 from dynflow.errors import DynflowError, NodeFailed
 from dynflow.json_schema import schema_fault, schema_validator
 from dynflow.language.references import Reference
 from dynflow.language.source import did_you_mean
 from dynflow.language.types import PortType, boolean, number, record
+from dynflow.learning.heads import located
 from dynflow.node import BuildScope, Call, Finding, Node, NodeOptions, Output, Takes
 
 if TYPE_CHECKING:
@@ -82,7 +80,7 @@ class AnswerCheck(Node):
             yield Finding("bad_schema", f"`output` is no JSON schema to check with: {fault}", ("output",))
         folder = scope.file.parent if scope.file is not None else scope.base
         try:
-            load(_located(options.estimator, folder))
+            load(located(options.estimator, folder))
         except DynflowError as error:
             yield Finding("bad_value", str(error), ("estimator",))
 
@@ -96,7 +94,7 @@ class AnswerCheck(Node):
         if self._judge is None:
             from dynflow.nodes.answer_check.artefact import load
 
-            self._judge = load(_located(self.options.estimator, self.resources.folder))
+            self._judge = load(located(self.options.estimator, self.resources.folder))
         return self._judge
 
     def trained_on(self, request: Request) -> bool:
@@ -129,7 +127,7 @@ class AnswerCheck(Node):
         from dynflow.nodes.answer_check.verdict import Case, opinion
 
         options = call.options
-        text = _text(options.answer)
+        text = text_of(options.answer)
         judged = None if options.judge is None else opinion(options.judge)
         if options.judge is not None and judged is None:
             raise NodeFailed(f"the judge says neither yes nor no, nor a number from 0 to 1: {options.judge!r:.80}")
@@ -144,23 +142,6 @@ class AnswerCheck(Node):
             judged=judged,
             fits=None if self._validator is None else fits(self._validator, options.answer, text),
         )
-
-
-def _located(estimator: str, folder: Path | None) -> str:
-    """A shipped name as it is; a relative path counted from the graph's folder."""
-    local = "/" in estimator and folder is not None and not Path(estimator).is_absolute()
-    return str(folder / estimator) if folder is not None and local else estimator
-
-
-def _text(answer: Any) -> str:
-    """An answer as text: a message's own, an object as JSON."""
-    if isinstance(answer, BaseMessage):
-        return str(answer.text)
-    if isinstance(answer, Classification):
-        return answer.label
-    if isinstance(answer, str) or answer is None:
-        return answer or ""
-    return json.dumps(answer, ensure_ascii=False, default=str)
 
 
 def _output(verdict: Verdict) -> Output:

@@ -40,9 +40,16 @@ def expected_usd(
     if plan.model is None:
         return 0.0
     prompt = request.tokens + request.tool_tokens + _system_tokens(plan)
-    most = (getattr(plan.options, "max_tokens", None), graph.spec.models[plan.model].max_tokens)
-    limits = [tokens for tokens in (*most, graph.spec.limits.max_tokens) if isinstance(tokens, int)]
-    return cost(known(plan.model).price, Usage(plan.model, prompt, min([answer_tokens, *limits]), estimated=True))
+    most = longest_answer(graph, plan)
+    answer = answer_tokens if most is None else min(answer_tokens, most)
+    return cost(known(plan.model).price, Usage(plan.model, prompt, answer, estimated=True))
+
+
+def longest_answer(graph: CheckedGraph, plan: NodePlan) -> int | None:
+    """Tokens that one answer of a node with a model may have at most; None where the graph does not say."""
+    model = None if plan.model is None else graph.spec.models[plan.model].max_tokens
+    stated = (getattr(plan.options, "max_tokens", None), model, graph.spec.limits.max_tokens)
+    return min((tokens for tokens in stated if isinstance(tokens, int)), default=None)
 
 
 def _system_tokens(plan: NodePlan) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dynflow.errors import CalibrationError
 from dynflow.graph import CheckedGraph, NodePlan
 from dynflow.language.spec import END, START
+from dynflow.prospects import longest_answer
 
 if TYPE_CHECKING:
     from dynflow.flow import Flow
@@ -43,14 +44,12 @@ def _node(flow: Flow, plan: NodePlan) -> float:
 
 def _calls(flow: Flow, plan: NodePlan, model: str) -> float:
     """All attempts of one visit at a model."""
-    limits = flow.checked.spec.limits
-    known, settings = flow.resources.known(model), flow.resources.model_settings(model)
+    known = flow.resources.known(model)
     if known.price is None:
         raise _no_cap(f"the price of {model!r} is unknown", f"give {model!r} a `price:`")
     context = known.capabilities.context
     prompt_rate, answer_rate = known.price.most(2**62 if context is None else context)
-    answers = [getattr(plan.options, "max_tokens", None), settings.max_tokens, limits.max_tokens]
-    longest = min((tokens for tokens in answers if isinstance(tokens, int)), default=None)
+    longest = longest_answer(flow.checked, plan)
     if (prompt_rate and context is None) or (answer_rate and longest is None):
         lacks = [f"a prompt of {model!r} may have any length"] if prompt_rate and context is None else []
         lacks += [f"an answer of {model!r} may have any length"] if answer_rate and longest is None else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dynflow.errors import BudgetExceeded
+from dynflow.prospects import longest_answer
 
 if TYPE_CHECKING:
     from dynflow.flow import Flow
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 def check_bounded(flow: Flow, prefix: str = "") -> None:
     """Raises `BudgetExceeded` where a call could cost whatever it likes: then no budget can be kept, and an answer that
     ends where the money does would be graded for that."""
-    limit = flow.checked.spec.limits.max_tokens
     for plan in flow.checked.nodes.values():
         if plan.model is None:
             continue
@@ -21,8 +21,7 @@ def check_bounded(flow: Flow, prefix: str = "") -> None:
         price = flow.resources.known(plan.model).price
         if price is None:
             raise BudgetExceeded(f"a budget is set and the price of {name!r} is unknown: give the model a `price:`")
-        most = (getattr(plan.options, "max_tokens", None), flow.resources.model_settings(plan.model).max_tokens, limit)
-        if price.most(0)[1] > 0 and not any(isinstance(tokens, int) for tokens in most):
+        if price.most(0)[1] > 0 and longest_answer(flow.checked, plan) is None:
             raise BudgetExceeded(
                 f"a budget is set and nothing says how long an answer of {name!r} may be: give the model `max_tokens:`"
             )

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dynflow.cli.arguments import FiniteRange, graph_argument, read_params, set_option, trace_options, tracing
-from dynflow.cli.progress import Progress, duration, spent
+from dynflow.cli.progress import duration, run_rows, spent
 from dynflow.cli.terminal import table
 
 if TYPE_CHECKING:
@@ -105,9 +103,6 @@ def command(
     with tracing(trace, trace_content) as file:
         flow = load(graph, trace=file)
         report = _run(flow, source, target, params=read_params(settings, flow.params), **options)
-    if report.stopped is not None:
-        click.echo(f"{click.style('stopped:', fg='yellow', bold=True)} {report.stopped}", err=True)
-        click.echo(_how_to_go_on(report), err=True)
     click.echo(json.dumps({**report.as_dict(), "output": str(target)}) if as_json else summary(report, target))
     return STOPPED if report.stopped is not None else FAILED_ROWS if report.failed else 0
 
@@ -121,8 +116,6 @@ def _collect(
 
     flow = load(graph)
     report = collecting.collect(flow, source, target, {**options, "params": read_params(settings, flow.params)})
-    if report.stopped is not None:
-        click.echo(f"{click.style('stopped:', fg='yellow', bold=True)} {report.stopped}", err=True)
     told = {**report.as_dict(), "output": str(target)}
     click.echo(json.dumps(told) if as_json else collecting.summary(report, graph, target))
     return STOPPED if report.stopped is not None else FAILED_ROWS if report.failed else 0
@@ -133,21 +126,12 @@ def _run(flow: Flow, source: Path, target: Path, **options: Any) -> Report:
     from dynflow.batch_file import BatchRun
 
     with BatchRun(flow, source, target, **options) as batch:
-        report = batch.report
-        if report.earlier:
-            click.echo(f"{report.earlier:,} of {report.rows:,} rows were finished earlier", err=True)
-        progress = Progress(sys.stderr)
-        try:
-            if report.left:
-                _warn_of_endless_models(flow)
-                batch.warm_up()
-                asyncio.run(batch.run(progress))
-        except (KeyboardInterrupt, Exception):
-            progress.end()
-            click.echo(_how_to_go_on(report), err=True)
-            raise
-        progress.end()
-    return report
+
+        def prepare() -> None:
+            _warn_of_endless_models(flow)
+            batch.warm_up()
+
+        return run_rows(batch, prepare)
 
 
 def _warn_of_endless_models(flow: Flow) -> None:
@@ -160,10 +144,6 @@ def _warn_of_endless_models(flow: Flow) -> None:
             "limits.usd_per_day leaves, so rows that need it run one at a time: give the model `max_tokens:`",
             err=True,
         )
-
-
-def _how_to_go_on(report: Report) -> str:
-    return f"{report.left:,} of {report.rows:,} rows are left; the same command goes on with them"
 
 
 def summary(report: Report, target: Path) -> str:

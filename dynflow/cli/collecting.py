@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dynflow.cli.progress import Progress, duration
+from dynflow.cli.progress import duration, run_rows
 from dynflow.cli.terminal import dollars, table
 
 if TYPE_CHECKING:
@@ -38,21 +36,7 @@ def collect(flow: Flow, source: Path, target: Path, options: dict[str, Any]) -> 
     grader = read_grader(grade, flow, judge_prompt=prompt)
     options["seed"] = options["seed"] or 0
     with Collection(flow, source, target, grade=grader, **options) as collection:
-        report = collection.report
-        if report.earlier:
-            click.echo(f"{report.earlier:,} of {report.rows:,} rows were finished earlier", err=True)
-        progress = Progress(sys.stderr)
-        try:
-            if report.left:
-                collection.warm_up()
-                asyncio.run(collection.run(progress))
-        finally:
-            progress.end()
-            if report.left:
-                click.echo(
-                    f"{report.left:,} of {report.rows:,} rows are left; the same command goes on with them", err=True
-                )
-    return report
+        return run_rows(collection, collection.warm_up)
 
 
 def summary(report: CollectionReport, graph: str, target: Path) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
+import click
+
 from dynflow.cli.terminal import dollars
 
 if TYPE_CHECKING:
     from dynflow.batch_file import Report
+    from dynflow.batch_file.file_run import FileRun, R
 
 _ON_TERMINAL = 0.1
 _ELSEWHERE = 30.0
@@ -54,6 +59,27 @@ class Progress:
         with suppress(OSError):  # that nobody reads it is no reason to stop
             self._stream.write(text)
             self._stream.flush()
+
+
+def run_rows(run: FileRun[R], prepare: Callable[[], None]) -> R:
+    """Run the rows that are left, with progress on standard error; `prepare` comes before the first of them; why it
+    stopped, and that the same command goes on, is said at the end."""
+    report = run.report
+    if report.earlier:
+        click.echo(f"{report.earlier:,} of {report.rows:,} rows were finished earlier", err=True)
+    progress = Progress(sys.stderr)
+    try:
+        if report.left:
+            prepare()
+            asyncio.run(run.run(progress))
+    finally:
+        progress.end()
+        if report.stopped is not None:
+            click.echo(f"{click.style('stopped:', fg='yellow', bold=True)} {report.stopped}", err=True)
+        if report.left:
+            text = f"{report.left:,} of {report.rows:,} rows are left; the same command goes on with them"
+            click.echo(text, err=True)
+    return report
 
 
 def progress_line(report: Report, seconds: float) -> str:

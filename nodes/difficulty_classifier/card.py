@@ -20,12 +20,12 @@ _CARD = """\
 # Difficulty classifier, `{kind}`
 
 Tells from a request alone how much more a strong model would add to a weak one's answer. Written by
-`dynflow train difficulty`; do not edit by hand.
+`{command}`; do not edit by hand.
 
 **Made of**: {made_of}; settings {settings}.
 `score` is the percentile of the predicted gain (strong less
-weak) on the training rows, each predicted by a model that did not see it; `quality` is P(good) per route ({routes}) by
-{calibration}.
+weak) on the training rows{reference}, each predicted by a model that did not see it; `quality` is P(good) per route
+({routes}) by {calibration}.
 
 **Trained on** {rows} rows:
 
@@ -36,7 +36,7 @@ weak) on the training rows, each predicted by a model that did not see it; `qual
 | file | SHA-256 |
 |---|---|
 {files}
-
+{augmented}
 **Figures**, five-fold cross-validated; rows that share twelve words in a row stay in one fold. APGR is RouteLLM's
 (arXiv 2406.18665 §4; 0.5 is random), AUC is of "strong is better than weak", Brier scores are of `quality`, beside
 those of always saying the mean.
@@ -61,6 +61,12 @@ matters.
 `head.safetensors` holds 64-bit hashes of the training texts, so that an evaluation can leave them out.
 """
 
+_AUGMENTED = """
+**Augmented** (`--augment`): each row is learnt from in three forms: as it is; without its lettered choices, as a chat
+would ask it; and behind words or sentences of other rows, so that what stands before a request decides little. The rows
+"without choices" below are of the second form, all others of the first.
+"""
+
 
 def render_card(
     estimator: Estimator,
@@ -70,13 +76,17 @@ def render_card(
     files: dict[str, str],
     left_out: dict[str, int],
     figures: Figures,
+    augmented: bool,
     reliability: list[list[tuple[float, float]]],
 ) -> str:
     """Markdown; `files` are SHA-256 sums by name, `left_out` counts of rows by topic, `figures` the measures by name of
     the rows, `reliability` mean P(good) and mean quality [fifths][routes]."""
     counts = Counter(row.source for row in rows)
+    command = ["dynflow train difficulty", "--kind", estimator.kind]
+    command += [f"--leave-out {topic}" for topic in left_out] + ["--augment"] * augmented
     return _CARD.format(
         kind=estimator.kind,
+        command=" ".join(command),
         made_of=estimator.made_of,
         settings=" and ".join(f"{setting:g}" for setting in estimator.settings),
         routes=", ".join(f"`{route}`" for route in routes),
@@ -84,6 +94,8 @@ def render_card(
         left_out="".join(
             f"\n**Left out** of the training: {count} rows of `{topic}`.\n" for topic, count in left_out.items()
         ),
+        reference=" without their choices" if augmented else "",
+        augmented=_AUGMENTED if augmented else "",
         route_columns=" | ".join(f"`{route}`" for route in routes),
         route_rules="---|" * len(routes),
         reliability="\n".join(

@@ -25,7 +25,10 @@ _LOOKALIKES = str.maketrans(
     "АВЕЅІЈКМНОРСТУХаеѕіјорсухһԁԛԝӏΑΒΕΖΗΙΚΜΝΟΡΤΥΧοıɡ",  # noqa: RUF001 (they are the point)
     "ABESIJKMHOPCTYXaesijopcyxhdqwlABEZHIKMNOPTYXoig",
 )
+ENDING_WORDS = 10
+_PADDING = 8  # what recurs so often says nothing, not even once
 _LINE_OR_SENTENCE = re.compile(r"(?<=\n)|(?<=[.!?])(?=\s)")
+_DECORATION = re.compile(r"\s*+(?:([^\w\s])\1{3,}+\s*+)++")
 _CHOICES = re.compile(r"(?:\n\(?[A-Z][.)] ?.*){2,}(?:\nAnswer:?)?\s*$")
 
 
@@ -33,8 +36,9 @@ def normalise(text: str) -> str:
     """The text as the classifier reads it, at most 4,000 characters: head and tail of a longer one.
 
     Compatibility forms become plain (NFKC), invisible characters go, look-alike letters and stacked accents in a mostly
-    Latin text become plain Latin, white space and repeated signs, letters, words, lines and sentences are collapsed.
-    Upper and lower case stay.
+    Latin text become plain Latin, and white space is collapsed. A text that is one piece over and over is read once; so
+    are signs, letters, words, lines and sentences that recur, and those that recur eight times or more are padding,
+    which goes. Upper and lower case stay.
     """
     text = _head_and_tail(unicodedata.normalize("NFKC", _head_and_tail(text, _MAX_RAW)), _MAX_RAW)
     text = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in _INVISIBLE)
@@ -42,22 +46,45 @@ def normalise(text: str) -> str:
         text = "".join(c for c in text if unicodedata.category(c) != "Mn").translate(_LOOKALIKES)
     text = re.sub(r"[^\S\n]+", " ", text)
     text = re.sub(r" ?\n[ \n]*", "\n", text)
+    text = _unrolled(_undecorated(text).strip())
     text = re.sub(r"([^\w\s]|_)\1{3,}", r"\1\1\1", text)
     text = re.sub(r"([^\W\d_])\1{4,}", r"\1", text)
+    text = re.sub(rf"\b([^\W\d_]\w{{0,29}})(?:\W{{1,3}}\1\b){{{_PADDING - 1},}}\W{{0,3}}", "", text) or text
     text = re.sub(r"\b(\w{1,30})(?:\W{1,3}\1\b){3,}", r"\1", text)
     return _head_and_tail(_without_repeats(text).strip(), MAX_CHARACTERS)
 
 
+def _undecorated(text: str) -> str:
+    """The text without runs of a sign at its ends, such as `!!!!`."""
+    bare = text
+    for _ in range(2):  # from the end, then from the beginning
+        bare = bare[::-1]
+        run = _DECORATION.match(bare)
+        bare = bare[run.end() :] if run else bare
+    return bare or text
+
+
+def _unrolled(text: str) -> str:
+    """The piece that the text repeats from end to end, or the text itself."""
+    for joint in ("\n", " ", ""):
+        whole = text + joint
+        period = (whole + whole).find(whole, 1)
+        if period < len(whole):
+            return whole[:period].strip()
+    return text
+
+
 def _without_repeats(text: str) -> str:
-    """Each line or sentence at most twice; short ones, such as `A. 8`, may recur."""
+    """Each line or sentence at most twice, none that recurs as padding does; short ones, such as `A. 8`, may recur."""
+    pieces = [(piece, piece.strip().casefold()) for piece in _LINE_OR_SENTENCE.split(text)]
+    counts = Counter(key for _, key in pieces if key)
     seen: Counter[str] = Counter()
     kept = []
-    for piece in _LINE_OR_SENTENCE.split(text):
-        key = piece.strip().casefold()
+    for piece, key in pieces:
         seen[key] += 1
-        if seen[key] <= 2 or len(key) <= 12:
+        if counts[key] < _PADDING and (seen[key] <= 2 or len(key) <= 12):
             kept.append(piece)
-    return "".join(kept)
+    return "".join(kept) or text
 
 
 def reading(text: str) -> str:
@@ -68,6 +95,11 @@ def reading(text: str) -> str:
     """
     text = normalise(text)
     return _CHOICES.sub("", text) or text
+
+
+def ending(text: str) -> str:
+    """The last words of a text: what is asked, mostly, and out of reach of whatever is put before it."""
+    return " ".join(text.split()[-ENDING_WORDS:])
 
 
 def conversation(turns: Sequence[str]) -> str:

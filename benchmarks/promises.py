@@ -243,6 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", choices=cascade.KINDS, default="embedding", help="kind of the answer check")
     parser.add_argument("--out", type=Path, help="folder for promises.json and promises.md")
     given = parser.parse_args(arguments)
+    if given.out:
+        given.out.mkdir(parents=True, exist_ok=True)
     with progress_bars() as progress:
         found = run(data_folder(given.data), given.draws, given.pools, given.check, progress)
     text = markdown(found)

@@ -47,7 +47,8 @@ def check(kind: str, outcomes: Outcomes, kept: Kept, progress: Progress) -> Entr
     The probabilities of a good answer are calibrated on cross-fitted predictions of the training rows.
     """
     made, quality, cases = KINDS[kind], outcomes.quality, _cases(outcomes)
-    depends = [f"features of {CHECK}, {kind}", code_digest(features, equations, reading, sources), *SHA256.values()]
+    code = code_digest(features, equations, reading, sources)
+    depends = [f"features of {CHECK}, {kind}", artefact.feature_digest(), code, *SHA256.values()]
 
     def measure(chunk: Any) -> Array:
         prompts, drafts = zip(*chunk, strict=True)

@@ -173,7 +173,8 @@ def _features(estimator: SurfaceEstimator, rows: list[Graded], cache: Path, prog
         questions, answers, evidence = zip(*part, strict=True)
         return estimator.features(questions, answers, np.array(evidence))
 
-    depends = [estimator.kind, code_digest(equations, features, reading, sources), *SHA256.values()]
+    code = code_digest(equations, features, reading, sources)
+    depends = [estimator.kind, artefact.feature_digest(), code, *SHA256.values()]
     given = [(row.question, row.answer, row.evidence) for row in rows]
     return kept_rows(given, measure, cache, depends, progress, "features")
 

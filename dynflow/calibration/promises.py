@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -29,12 +29,23 @@ class Promise:
 
     `quality_of`: mean quality is at least `target` times that of the node `of`; `quality`: at least `target`; `usd`: a
     request costs at most `target` on average; `share`: at most `target` of the requests call the node `of`.
+
+    Raises `ValueError` for another kind, and for numbers that promise nothing.
     """
 
     kind: Kind
     target: float
     of: str
     confidence: float
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"there is no promise {self.kind!r}: give one of {', '.join(get_args(Kind))}")
+        most = math.inf if self.kind == "usd" else 1
+        if not 0 < self.target < most:
+            raise ValueError(f"the target of {self.kind!r} is a number from 0 to {most}, both excluded: {self.target}")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"the confidence is a number from 0 to 1, both excluded: {self.confidence}")
 
     @property
     def begins_strong(self) -> bool:

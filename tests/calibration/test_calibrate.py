@@ -260,3 +260,17 @@ def test_a_signal_that_always_fails_is_an_error(tmp_path: Path) -> None:
     found = evaluate(flow(), file_of(tmp_path, rows), times=5)
     assert found.failures == {"difficulty": 10}
     assert any("difficulty failed 10 times" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "confidence", "told"),
+    [
+        ("mean_quality", 0.8, 0.9, "give one of quality_of, quality, usd, share"),
+        ("quality", 1.0, 0.9, "from 0 to 1, both excluded: 1.0"),
+        ("usd", math.nan, 0.9, "from 0 to inf, both excluded: nan"),
+        ("share", 0.5, 90, "the confidence is a number from 0 to 1"),
+    ],
+)
+def test_what_promises_nothing_is_refused(kind: Any, target: float, confidence: float, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Promise(kind, target, "cloud", confidence)

@@ -7,7 +7,7 @@ comma := ,
 CLOUD := $(if $(OPENAI_API_KEY),litellm)
 QUICKSTART := .venv/.installed-quickstart$(addprefix -,$(CLOUD))
 
-.PHONY: help quickstart test lint types soak generated wheel benchmarks clean
+.PHONY: help quickstart test lint types soak generated wheel benchmarks routing clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ wheel: .venv/.installed-test  ## build the wheel
 benchmarks: .venv/.installed-test  ## overhead against LangChain, LangGraph and Haystack; run on a quiet machine
 	$(BIN)/python benchmarks/overhead.py --json benchmarks/results/overhead.json > overhead.tmp
 	mv overhead.tmp benchmarks/results/overhead.md
+
+routing: .venv/.installed-test  ## routing and promises on MMLU and GSM8K (benchmarks/prepare_data.py makes the data)
+	$(BIN)/python benchmarks/routing.py
+	$(BIN)/python benchmarks/promises.py --out benchmarks/results
 
 clean:  ## remove what was installed and built
 	rm -rf .venv build dist *.egg-info

@@ -48,7 +48,7 @@ def command() -> None:
 @click.option("--between", multiple=True, metavar="NAME", help="A further route whose quality is to be predicted.")
 @click.option("--leave-out", multiple=True, metavar="TOPIC", help="Topic (first two parts of an id) not to learn from.")
 @click.option("--conversation", is_flag=True, help="Read the whole of `messages`, not the last user turn alone.")
-@click.option("--augment", is_flag=True, help="Learn from each row also without its choices and behind foreign words.")
+@click.option("--both-forms", is_flag=True, help="Learn from each row also without its lettered choices, as chats ask.")
 def difficulty(
     data: tuple[Path, ...],
     out: Path,
@@ -58,7 +58,7 @@ def difficulty(
     between: tuple[str, ...],
     leave_out: tuple[str, ...],
     conversation: bool,
-    augment: bool,
+    both_forms: bool,
 ) -> None:
     """Learn from outcome files how much a request needs the strong model.
 
@@ -87,7 +87,7 @@ def difficulty(
             between=between,
             leave_out=leave_out,
             conversation=conversation,
-            augmented=augment,
+            both_forms=both_forms,
             progress=progress,
         )
     _tell(report)

@@ -36,7 +36,7 @@ weak) on the training rows{reference}, each predicted by a model that did not se
 | file | SHA-256 |
 |---|---|
 {files}
-{augmented}
+{forms}
 **Figures**, five-fold cross-validated; rows that share twelve words in a row stay in one fold. APGR is RouteLLM's
 (arXiv 2406.18665 §4; 0.5 is random), AUC is of "strong is better than weak", Brier scores are of `quality`, beside
 those of always saying the mean.
@@ -61,10 +61,9 @@ matters.
 `head.safetensors` holds 64-bit hashes of the training texts, so that an evaluation can leave them out.
 """
 
-_AUGMENTED = """
-**Augmented** (`--augment`): each row is learnt from in three forms: as it is; without its lettered choices, as a chat
-would ask it; and behind words or sentences of other rows, so that what stands before a request decides little. The rows
-"without choices" below are of the second form, all others of the first.
+_BOTH_FORMS = """
+**Both forms** (`--both-forms`): each row is learnt from as it is, and without its lettered choices, as a chat would ask
+it. The rows "without choices" below are of the second form, all others of the first.
 """
 
 
@@ -76,14 +75,14 @@ def render_card(
     files: dict[str, str],
     left_out: dict[str, int],
     figures: Figures,
-    augmented: bool,
+    both_forms: bool,
     reliability: list[list[tuple[float, float]]],
 ) -> str:
     """Markdown; `files` are SHA-256 sums by name, `left_out` counts of rows by topic, `figures` the measures by name of
     the rows, `reliability` mean P(good) and mean quality [fifths][routes]."""
     counts = Counter(row.source for row in rows)
     command = ["dynflow train difficulty", "--kind", estimator.kind]
-    command += [f"--leave-out {topic}" for topic in left_out] + ["--augment"] * augmented
+    command += [f"--leave-out {topic}" for topic in left_out] + ["--both-forms"] * both_forms
     return _CARD.format(
         kind=estimator.kind,
         command=" ".join(command),
@@ -94,8 +93,8 @@ def render_card(
         left_out="".join(
             f"\n**Left out** of the training: {count} rows of `{topic}`.\n" for topic, count in left_out.items()
         ),
-        reference=" without their choices" if augmented else "",
-        augmented=_AUGMENTED if augmented else "",
+        reference=" without their choices" if both_forms else "",
+        forms=_BOTH_FORMS if both_forms else "",
         route_columns=" | ".join(f"`{route}`" for route in routes),
         route_rules="---|" * len(routes),
         reliability="\n".join(

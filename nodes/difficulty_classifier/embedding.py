@@ -22,7 +22,7 @@ class EmbeddingEstimator(Estimator):
     """
 
     kind = "embedding"
-    grid = ((1.5, 10.0),)
+    grid = ((1.5, 10.0), (1.5, 40.0))
     made_of = (
         "ridge regression with a Gaussian kernel, one per route, on 64 principal components of the vectors that "
         "layers 3 and 5 of all-MiniLM-L6-v2 give"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynflow.errors import InputError
-from dynflow.nodes.difficulty_classifier import artefact, augment, features, measures
+from dynflow.nodes.difficulty_classifier import artefact, features, measures
 from dynflow.nodes.difficulty_classifier.card import render_card
 from dynflow.nodes.difficulty_classifier.estimators import KINDS, STRONG, WEAK, Estimator
 
@@ -84,16 +84,16 @@ def train(
     between: Sequence[str] = (),
     leave_out: Sequence[str] = (),
     conversation: bool = False,
-    augmented: bool = False,
+    both_forms: bool = False,
     progress: Progress = lambda done, total, what: None,
 ) -> Report:
     """Learn from outcome files how much `strong` adds to `weak`, and write an artefact into the folder `out`.
 
     `kind` is one of `KINDS`. The quality of the routes `between` is learnt too. Topics in `leave_out`, the first two
-    parts of an id, are not learnt from. Of messages the last user turn is read, or all with `conversation`. Where
-    `augmented`, each row is learnt from in three forms, and the score's reference is the rows without their choices, as
-    chats would ask them. The same input gives the same bytes. A run that was killed goes on from the features it had
-    computed. Raises InputError, with the numbers of all bad lines, and writes nothing then.
+    parts of an id, are not learnt from. Of messages the last user turn is read, or all with `conversation`. With
+    `both_forms` each row is learnt from with and without its lettered choices, and the score's reference is the rows
+    without, as chats would ask them. The same input gives the same bytes. A run that was killed goes on from the
+    features it had computed. Raises InputError, with the numbers of all bad lines, and writes nothing then.
     """
     if kind not in KINDS:
         raise InputError(f"unknown kind of estimator {kind!r}: use {' or '.join(KINDS)}")
@@ -111,7 +111,7 @@ def train(
     if (quality[:, STRONG] == quality[:, WEAK]).all():
         raise InputError(f"{weak!r} and {strong!r} are equally good on every row: there is nothing to learn")
 
-    forms = augment.augmented(texts) if augmented else [texts]
+    forms = [texts, [features.reading(text) for text in texts]] if both_forms else [texts]
     measured = _features(KINDS[kind](), [text for form in forms for text in form], out / ".features", progress)
     learnt = np.tile(quality, (len(forms), 1))
     groups: list[Hashable] = list(measures.near_duplicates([features.reading(text) for text in texts]))
@@ -122,8 +122,8 @@ def train(
     by_form = np.split(predicted, len(forms))
     held_out = by_form[0]
     figures = _figures(rows, held_out, quality, folds)
-    if augmented:
-        plain = _figures(rows, by_form[augment.PLAIN], quality, folds)
+    if both_forms:
+        plain = _figures(rows, by_form[-1], quality, folds)
         figures |= {f"{name}, without choices": figure for name, figure in plain.items()}
     topics: list[Hashable] = [row.topic for row in rows]
     if len(set(topics)) >= measures.FOLDS:
@@ -136,15 +136,14 @@ def train(
 
     final = KINDS[kind](settings)
     final.fit_features(measured, learnt)
-    reference = by_form[augment.PLAIN if augmented else 0]
-    gain = reference[:, STRONG] - reference[:, WEAK]
+    gain = by_form[-1][:, STRONG] - by_form[-1][:, WEAK]
     head = artefact.Head(
         final.tensors,
         quantiles=np.quantile(gain, np.linspace(0, 1, QUANTILES)).astype(np.float32),
         calibration=_calibration(predicted, learnt).astype(np.float32),
         hashes=np.array(sorted({artefact.row_hash(text) for text in texts}), dtype=np.uint64),
     )
-    facts = {"rows": len(rows), "left_out": list(leave_out), "augmented": augmented, "figures": figures}
+    facts = {"rows": len(rows), "left_out": list(leave_out), "both_forms": both_forms, "figures": figures}
     card = render_card(
         final,
         rows,
@@ -152,7 +151,7 @@ def train(
         files={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in outcome_files},
         left_out={topic: sum(row.topic == topic for row in given) for topic in leave_out},
         figures=figures,
-        augmented=augmented,
+        both_forms=both_forms,
         reliability=_reliability(_cross_calibrated(held_out, quality, folds), quality),
     )
     artefact.save(out, final, routes, head, facts, card)

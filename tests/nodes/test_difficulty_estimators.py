@@ -24,6 +24,7 @@ HARD = [
     "A landlord leased a shop to a tenant, who assigned the lease to a friend without the landlord's consent. The "
     "friend stopped paying rent. From whom can the landlord recover, if the lease forbade assignment?",
 ]
+ROWS = 120
 QUESTION = "If a train leaves at nine and drives 84 km per hour, when has it driven 210 km? Explain each step."
 
 
@@ -32,7 +33,7 @@ def outcome(number: int, text: str, weak: float, strong: float) -> str:
     return json.dumps({"id": f"made/{number % 7}/{number}", "prompt": text, "outcomes": qualities})
 
 
-def made_rows(count: int = 240) -> list[str]:
+def made_rows(count: int = ROWS) -> list[str]:
     """Word problems, which only the strong route mostly solves, and look-ups, which both do."""
     random = np.random.default_rng(7)
     places = ["France", "Kenya", "Peru", "Japan", "Norway", "Chad", "Laos", "Cuba", "Fiji", "Malta"]
@@ -74,10 +75,30 @@ def test_disguises_are_read_as_the_plain_text(disguised: str) -> None:
     assert plain == other
 
 
-def test_padding_is_collapsed() -> None:
-    padded = "So it goes on and on. " * 500 + QUESTION + " ha" * 300 + "!" * 300
-    assert len(features.normalise(padded)) < len(QUESTION) + 100
-    assert QUESTION in features.normalise(padded)
+@pytest.mark.parametrize(
+    "padded",
+    [
+        QUESTION + "!" * 300,
+        "???? !!!! " + QUESTION,
+        "hard " * 300 + QUESTION,
+        "So it goes on and on. " * 500 + QUESTION + " ha" * 300,
+        "\n".join([QUESTION] * 5),
+        f"{QUESTION} " * 500,
+        QUESTION * 3,
+    ],
+    ids=["signs", "signs before", "words", "sentences", "lines of itself", "itself", "itself without a gap"],
+)
+def test_padding_is_not_read(padded: str) -> None:
+    assert features.normalise(padded) == QUESTION
+
+
+def test_what_is_all_padding_is_read_once() -> None:
+    assert [features.normalise(text) for text in ("!" * 500, "ha " * 500, "No. " * 500)] == ["!", "ha", "No."]
+    assert features.normalise("Is it 11 • 11 • 11 • 11 • 11 • 11 • 11 • 11 or 8?") == "Is it 11 or 8?"
+
+
+def test_padding_hides_no_choices() -> None:
+    assert features.reading(f"{QUESTION}\nA. 8\nB. 9\nAnswer:{'!' * 500}") == QUESTION
 
 
 def test_a_long_text_keeps_head_and_tail() -> None:
@@ -101,7 +122,7 @@ def test_choices_are_not_read() -> None:
 
 
 def test_a_megabyte_is_measured_quickly_enough_to_finish() -> None:
-    for unit in ("a", "a b ", "!?", "\n \n", "\ufdfa", "_ ", "\nA. x", "\U0001d518"):
+    for unit in ("a", "a b ", "!?", "!!!! ", "! ? ", "\n \n", "\ufdfa", "_ ", "\nA. x", "\U0001d518"):
         text = (unit * 1_000_000)[:1_000_000]
         assert len(features.normalise(text)) <= features.MAX_CHARACTERS
     assert np.isfinite(features.surface_features(["", " ", "\ufdfa" * 100, "x" * 4000])).all()
@@ -131,13 +152,13 @@ def test_near_duplicates_stay_in_one_fold() -> None:
     assert np.bincount(folds).tolist() == [20] * 5
 
 
-@pytest.mark.parametrize("kind", ["embedding", "surface", "similarity_weighted", "matrix_factorization"])
+@pytest.mark.parametrize("kind", ["embedding", "surface", "similarity_weighted"])
 def test_training_learns_and_survives_the_disk(outcomes: Path, tmp_path: Path, kind: str) -> None:
     seen = []
     report = train([outcomes], kind, tmp_path / "a", progress=lambda *progress: seen.append(progress))
-    assert report.rows == 240
+    assert report.rows == ROWS
     assert (report.figures["all"]["apgr"] or 0) > 0.6
-    assert (240, 240, "features") in seen
+    assert (ROWS, ROWS, "features") in seen
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"README.md", "head.json", "head.safetensors"}
 
     predictor = artefact.load(str(tmp_path / "a"))
@@ -196,7 +217,7 @@ def test_a_killed_training_goes_on(outcomes: Path, tmp_path: Path, monkeypatch: 
         train([outcomes], "surface", tmp_path / "a", progress=stop)
     assert not (tmp_path / "a" / "head.json").exists()
     monkeypatch.setattr(SurfaceEstimator, "features", None)  # computed features must be found again
-    assert train([outcomes], "surface", tmp_path / "a").rows == 240
+    assert train([outcomes], "surface", tmp_path / "a").rows == ROWS
 
 
 def test_bad_rows_are_listed_by_line_and_nothing_is_written(tmp_path: Path) -> None:
@@ -212,8 +233,19 @@ def test_bad_rows_are_listed_by_line_and_nothing_is_written(tmp_path: Path) -> N
         train([path], "surface", tmp_path / "out")
     for number in (4, 10, 21, 22, 31):
         assert f"line {number}: " in str(caught.value)
-    assert "5 of 240" in str(caught.value)
+    assert f"5 of {ROWS}" in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_may_be_learnt_from_in_both_forms(tmp_path: Path) -> None:
+    rows = [json.loads(row) for row in made_rows()]
+    for row in rows:
+        row["prompt"] += "\nA. 8\nB. 9\nAnswer:"
+    path = tmp_path / "choices.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    report = train([path], "surface", tmp_path / "a", both_forms=True)
+    assert report.rows == report.figures["all, without choices"]["rows"] == ROWS
+    assert "--both-forms" in (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
 
 
 def test_routes_between_and_topics_left_out(tmp_path: Path) -> None:
@@ -223,7 +255,7 @@ def test_routes_between_and_topics_left_out(tmp_path: Path) -> None:
     path = tmp_path / "three.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     report = train([path], "surface", tmp_path / "a", between=["middle"], leave_out=["made/3"])
-    assert report.rows == 240 - sum(row["id"].startswith("made/3/") for row in rows)
+    assert report.rows == ROWS - sum(row["id"].startswith("made/3/") for row in rows)
     predictor = artefact.load(str(tmp_path / "a"))
     (found,) = predictor.predict([QUESTION])
     assert list(found.quality) == ["weak", "strong", "middle"]
@@ -318,7 +350,7 @@ def test_the_shipped_artefacts_tell_easy_from_hard(kind: str) -> None:
     scores = [one.score for one in predictions]
     assert np.mean(scores[:3]) + 0.2 < np.mean(scores[3:])
     if kind == "embedding":
-        assert max(scores[:3]) < min(scores[3:])
+        assert [one.label for one in predictions] == ["easy"] * 3 + ["hard"] * 3
 
 
 def test_each_text_is_judged_alone() -> None:

@@ -16,12 +16,12 @@ from dynflow.calibration.columns import Floats
 from dynflow.calibration.contamination import without_training_rows
 from dynflow.calibration.cost_cap import most_usd
 from dynflow.calibration.drift import spread
-from dynflow.calibration.evaluate import TUNING_SHARE, Ends, cost_notes, ends_of, failure_notes
+from dynflow.calibration.evaluate import TUNING_SHARE, Ends, cost_notes, ends_of, failure_notes, name_notes
 from dynflow.calibration.independence import check_independent
 from dynflow.calibration.kept import KeptOutputs
 from dynflow.calibration.measurements import measured
 from dynflow.calibration.outcomes import Fault, OutcomeFile, outcome_error
-from dynflow.calibration.paths import path
+from dynflow.calibration.paths import check_read, path
 from dynflow.calibration.promises import Kind, Promise, Sample, Tested, last_kept, variables
 from dynflow.calibration.recorded import Bindings
 from dynflow.calibration.replay import Replay
@@ -30,6 +30,7 @@ from dynflow.calibration.signals import Progress
 from dynflow.calibration.walked import Params, Walked
 from dynflow.errors import CalibrationError
 from dynflow.hashes import content_hash
+from dynflow.money import precise_dollars
 
 if TYPE_CHECKING:
     from dynflow.flow import Flow
@@ -80,6 +81,7 @@ def calibrate(
             f"another: give at least {math.ceil(FEWEST_TUNING / TUNING_SHARE)}"
         )
     first = Replay(flow, tuning, bindings, progress, kept)
+    check_read(first)
     ends = ends_of(first, of)
     settings = thinned(path(first, ends.strong))
     replay = Replay(flow, file.shuffled(), bindings, progress, kept)  # a sorted file would mislead a gambler
@@ -95,7 +97,7 @@ def calibrate(
     chosen = last_kept(tested.kept(confidence))
     if chosen < 0:
         raise _refusal(promise, tested, ends, len(replay))
-    notes = [*(cost_notes(replay, ends) if kind == "usd" else ()), *failure_notes(replay)]
+    notes = [*name_notes(replay), *(cost_notes(replay, ends) if kind == "usd" else ()), *failure_notes(replay)]
     if chosen == 0:
         notes.append(_nothing_gained(promise, tested, ends, len(replay)))
     return Calibrated(
@@ -150,7 +152,8 @@ def cost_cap(flow: Flow, ends: Ends, target: float) -> float:
         raise CalibrationError(f"{ends.strong!r} costs nothing, and so does {ends.weak!r}: give `price:`", "no_cap")
     if target > most:
         raise CalibrationError(
-            f"no request costs more than ${most:.4g}, whatever the params: there is nothing to promise above that"
+            f"no request costs more than {precise_dollars(most)}, whatever the params: there is nothing to promise "
+            "above that"
         )
     return most
 
@@ -168,7 +171,8 @@ def _check_costs(replay: Replay, walked: Walked, most: float) -> None:
     dearest = float(walked.usd.max())
     if replay.graph.spec.limits.usd_per_request is None and dearest > most * (1 + 1e-9):  # a limit cuts them off
         raise CalibrationError(
-            f"a recorded request cost ${dearest:.4g}, and by prices and `max_tokens` none costs more than ${most:.4g}: "
+            f"a recorded request cost {precise_dollars(dearest)}, and by prices and `max_tokens` none costs more than "
+            f"{precise_dollars(most)}: "
             "mend these, or set `limits: {usd_per_request: …}`",
             "no_cap",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 TUNING_SHARE = 0.2
 """Part of the rows that a path through several params is fitted on; it is then judged on the others."""
 RESAMPLES = 1_000
+_NEAR = 0.75
+"""How alike the name of an outcome that nobody asked for is to one asked for, to be taken for misspelt (0 to 1)."""
 _POINTS = 200
 """Points of a curve that are told, at most."""
 
@@ -134,7 +137,7 @@ def evaluate(
     length = np.array([len(request.text) for request in replay.requests], dtype=np.float64)
     figures = dict.fromkeys(curves.MEASURES, Interval(math.nan, math.nan, math.nan))
     points: list[dict[str, Any]] = []
-    notes = [*memory_notes(flow), *cost_notes(replay, ends)]
+    notes = [*memory_notes(flow), *name_notes(replay), *cost_notes(replay, ends)]
     if len(replay) < FEWEST_ROWS:
         notes.append(f"intervals from {len(replay)} rows are too narrow: give {FEWEST_ROWS} or more")
     if replay.knobs:
@@ -206,6 +209,16 @@ def cost_notes(replay: Replay, ends: Ends) -> list[str]:
             part = f", for {node.without_response:,} of the prompt alone, as there is no response"
             text = f"the cost of {name} is estimated from its price for {node.estimated:,} of {len(replay):,} rows"
             notes.append(text + (part if node.without_response else ""))
+    return notes
+
+
+def name_notes(replay: Replay) -> list[str]:
+    """Outcomes that no node has, under a name so near to one looked for that it may be misspelt."""
+    notes: list[str] = []
+    for name in replay.file.names:
+        near = difflib.get_close_matches(name, sorted(replay.looked_for), n=1, cutoff=_NEAR)
+        if near and name not in replay.looked_for:
+            notes.append(f"no node has the outcomes of {name!r} (did you mean {near[0]!r}?)")
     return notes
 
 

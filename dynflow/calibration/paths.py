@@ -43,6 +43,28 @@ def tunable(replay: Replay) -> Mapping[str, ParamBody]:
     return replay.knobs
 
 
+def check_read(replay: Replay) -> None:
+    """Raises `CalibrationError` where a tunable param decides nothing that a replay walks."""
+    for knob in tunable(replay):
+        if not _is_read(replay, knob):
+            raise CalibrationError(
+                f"nothing that is replayed reads the param {knob!r}: compare params.{knob} in an edge, or remove its "
+                "`tune: true`",
+                "no_knob",
+            )
+
+
+def _is_read(replay: Replay, knob: str) -> bool:
+    """Whether a condition reads a param, or an option of a node that runs, here or in the sub-graphs it goes to."""
+    read = {(port.owner, port.path[0]) for ways in replay.graph.ways.values() for way in ways for port in way.reads}
+    for name, plan in replay.graph.nodes.items():
+        if name not in replay.recorded.nodes and name not in replay.inside:
+            for reference in plan.options.references().values():
+                if isinstance(reference, Reference):
+                    read |= set(reference.targets)
+    return ("params", knob) in read or any(_is_read(replay.inside[node], param) for node, param in replay.goes_to(knob))
+
+
 def path(replay: Replay, reference: str) -> list[Params]:
     """Settings of all tunable params, in order, by what the rows of this replay show.
 

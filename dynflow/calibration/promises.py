@@ -19,6 +19,7 @@ from dynflow.calibration.bounds import (
     rows_needed,
 )
 from dynflow.calibration.columns import Flags
+from dynflow.money import precise_dollars
 
 Kind = Literal["quality_of", "quality", "usd", "share"]
 
@@ -58,7 +59,7 @@ class Promise:
         what = {
             "quality_of": f"mean quality is at least {100 * self.target:.4g} % of {self.of}'s",
             "quality": f"mean quality is at least {self.target:.4g}",
-            "usd": f"mean cost is at most ${self.target:.4g} per request",
+            "usd": f"mean cost is at most {precise_dollars(self.target)} per request",
             "share": f"at most {100 * self.target:.4g} % call {self.of}",
         }[self.kind]
         return f"on new requests drawn like these, {what}, {doubt}"

@@ -47,6 +47,8 @@ class Recorded:
     nodes: Mapping[str, RecordedNode]
     names: Mapping[str, str]
     """The name that the file has for each node's outcomes."""
+    looked_for: frozenset[str] = frozenset()
+    """All names that were looked for in the file."""
     missing: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     """What to say where the walk comes to a node that a row has no outcome of: by node and row."""
 
@@ -115,9 +117,11 @@ def recorded(
     faults: list[Fault] = []
     found: dict[str, RecordedNode] = {}
     known_as: dict[str, str] = {}
+    looked_for: set[str] = set()
     missing: dict[str, dict[int, str]] = {}
     for name in names:
         aliases = [bound[name]] if name in bound else _aliases(flow, name, prefix)
+        looked_for |= {*aliases}
         used = next((alias for alias in aliases if alias in file.names), None)
         if used is None and name in wanted:
             raise OutcomeError(
@@ -136,7 +140,7 @@ def recorded(
             faults += [Fault(file.rows[index].line, text) for index, text in lacking.items()]
     if faults:
         raise outcome_error(file.path, sorted(faults, key=lambda fault: fault.line))
-    return Recorded(found, known_as, missing)
+    return Recorded(found, known_as, frozenset(looked_for), missing)
 
 
 def _bound(

@@ -135,6 +135,11 @@ class Replay:
             found |= {f"{name}/{each}": node for each, node in inner.recorded_nodes.items()}
         return found
 
+    @cached_property
+    def looked_for(self) -> frozenset[str]:
+        """Names of outcomes that were looked for in the file, for this graph and those inside it."""
+        return self.recorded.looked_for.union(*(inner.looked_for for inner in self.inside.values()))
+
     def plan(self, name: str) -> NodePlan:
         """A node's plan, by its whole name."""
         node, _, rest = name.partition("/")

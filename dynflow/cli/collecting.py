@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dynflow.cli.progress import duration, run_rows
-from dynflow.cli.terminal import dollars, table
+from dynflow.cli.terminal import table
+from dynflow.money import dollars
 
 if TYPE_CHECKING:
     from dynflow.collecting import CollectionReport

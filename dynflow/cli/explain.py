@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dynflow.cli.arguments import graph_argument, input_argument, read_params, read_request, set_option
-from dynflow.cli.terminal import dollars
+from dynflow.money import dollars
 
 if TYPE_CHECKING:
     from dynflow.flow import Flow

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dynflow.cli.terminal import dollars
+from dynflow.money import dollars
 
 if TYPE_CHECKING:
     from dynflow.calibration.curves import Interval
@@ -41,7 +41,10 @@ def read_bindings(given: Sequence[str]) -> Mapping[str, list[str]]:
         name, equals, node = (part.strip() for part in binding.partition("="))
         if not equals or not name or not node:
             raise click.BadParameter(f"{binding!r} is not NAME=NODE", param_hint="--outcome")
-        found.setdefault(name, []).append(node)
+        if name in found:
+            told = f"the outcomes of {name!r} are bound to {found[name][0]!r} already: bind each name once"
+            raise click.BadParameter(told, param_hint="--outcome")
+        found[name] = [node]
     return found
 
 

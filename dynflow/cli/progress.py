@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from dynflow.cli.terminal import dollars
+from dynflow.money import dollars
 
 if TYPE_CHECKING:
     from dynflow.batch_file import Report

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from dynflow.cli.terminal import dollars, table
+from dynflow.cli.terminal import table
+from dynflow.money import dollars
 
 Record = Mapping[str, Any]
 """What `FlowResult.metadata()` gives, and `response_metadata["dynflow"]` holds."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dynflow.cli.arguments import complete_file, graph_argument, read_params, set_option
-from dynflow.cli.terminal import dollars, table
+from dynflow.cli.terminal import table
+from dynflow.money import dollars
 
 if TYPE_CHECKING:
     from dynflow.replaying import Replayed, Tally

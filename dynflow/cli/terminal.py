@@ -1,4 +1,4 @@
-"""What the verbs share: tables, amounts of money, problems in colour, files written whole."""
+"""What the verbs share: tables, problems in colour, files written whole."""
 
 from __future__ import annotations
 
@@ -32,15 +32,6 @@ def table(rows: Sequence[Sequence[str]], indent: str = "") -> str:
         for row in rows
     )
     return "\n".join(f"{indent}{line}".rstrip() for line in lines)
-
-
-def dollars(usd: float) -> str:
-    """An amount of USD with as many digits as it needs: `$0`, `$0.00021`, `$1.50`."""
-    if usd == 0:
-        return "$0"
-    if abs(usd) < 1e-6:
-        return "under $0.000001"
-    return f"${usd:.2f}" if abs(usd) >= 1 else "$" + f"{usd:.6f}".rstrip("0")
 
 
 def write_whole(path: Path, content: bytes) -> None:

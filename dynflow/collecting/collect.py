@@ -27,6 +27,7 @@ from dynflow.errors import BudgetExceeded, InputError, failure_kind
 from dynflow.grading.grader import Answered, Grader
 from dynflow.grading.own import GradeFunction, Own
 from dynflow.language.spec import Limits
+from dynflow.money import precise_dollars
 from dynflow.request import Request
 from dynflow.walk import State
 
@@ -237,7 +238,7 @@ class Collection(FileRun[CollectionReport]):
         """Why no further row can be paid."""
         if error.limit != "total" or self._usd is None:
             return error
-        return BudgetExceeded(f"the budget of ${self._usd:g} does not afford another row: {error}")
+        return BudgetExceeded(f"the budget of {precise_dollars(self._usd)} does not afford another row: {error}")
 
 
 def _sum(total: float | None, usd: float | None) -> float | None:

@@ -54,7 +54,7 @@ CODES: dict[str, str] = {
     "bad_schema": "`output` is not a JSON schema. Correct it as the message says.",
     "bad_bands": "A router's bands do not fit its routes. Give ascending bounds, one fewer than routes; `unsure` takes "
     "two.",
-    "uncovered_label": "A label that can come has no route. Add it to `labels:`.",
+    "uncovered_label": "A label that can come has no route. Add it to `labels:`, or name a route for it by `abstain:`.",
     "uncovered_route": "A router's objective has no predicted quality of a route. Add it under `quality:`.",
     "named_twice": "The same name stands in a list twice. Remove one.",
     "two_groups": "A node is a member of two groups. Remove it from one.",

@@ -124,8 +124,9 @@ def _labels(options: Any, known_labels: Iterable[str] | None) -> Iterable[Findin
         yield from _among_routes(options, route, ("labels", label))
     if known_labels is None:
         return
-    for label in sorted(set(known_labels) - labels.keys()):
-        yield Finding("uncovered_label", f"the label {label!r} has no route: add it", ("labels",))
+    for label in sorted(set(known_labels) - labels.keys()) if options.abstain is None else ():
+        text = f"the label {label!r} has no route: add it, or give `abstain`, the route of labels without one"
+        yield Finding("uncovered_label", text, ("labels",))
     for label in sorted(labels.keys() - set(known_labels)):
         hint = did_you_mean(label, list(known_labels))
         yield Finding("not_in_enum", f"{label!r} is none of the labels{hint}", ("labels", label), key=True)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from dynflow.money import precise_dollars
+
 Reason = Literal["rule", "kept", "abstained", "missed", "closed"]
 REASONS: tuple[str, ...] = get_args(Reason)
 
@@ -25,7 +27,7 @@ class Route:
 
     def __str__(self) -> str:
         quality = "unknown" if self.quality is None else f"{self.quality:.4g}"
-        price = "at an unknown price" if self.usd is None else f"at ${self.usd:.4g}"
+        price = "at an unknown price" if self.usd is None else f"at {precise_dollars(self.usd)}"
         return f"{self.name} {quality} {price}"
 
 
@@ -95,16 +97,17 @@ def best(routes: Sequence[Route], max_usd: float, kept: str | None = None, margi
     can be afforded it is the cheapest.
     """
     able = _open(routes)
+    most = precise_dollars(max_usd)
     afforded = [route for route in able if _price(route) <= max_usd and route.quality is not None]
     shown = f"predicted {', '.join(map(str, able))}"
     if not afforded:
-        missed = f"no route with a prediction costs at most ${max_usd:.4g}: {shown}"
+        missed = f"no route with a prediction costs at most {most}: {shown}"
         found = min(able, key=_price)
         return Choice(found.name, "missed", found.quality, missed)
     own, steady = _best(afforded), _best(afforded, kept, margin)
     if steady.name != own.name:
         return Choice(steady.name, "kept", steady.quality, f"{_keeps(steady.name, margin)}; {shown}")
-    return Choice(own.name, "rule", own.quality, f"{own.name} is the best for at most ${max_usd:.4g}: {shown}")
+    return Choice(own.name, "rule", own.quality, f"{own.name} is the best for at most {most}: {shown}")
 
 
 def _best(able: Sequence[Route], kept: str | None = None, margin: float = 0.0) -> Route:

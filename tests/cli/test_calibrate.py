@@ -93,3 +93,12 @@ def test_check_warns_of_requests_that_are_not_like_those_calibrated_on(
         result = invoke("check", graph, "--traces", str(traces))
         assert result.exit_code == 0
         assert ("warning[drift]: difficulty.score of 120 new requests" in result.stdout) == (name == "other")
+
+
+def test_a_param_that_nothing_reads_cannot_be_calibrated(invoke: Invoke, write: Write, tmp_path: Path) -> None:
+    spare = "params:\n  spare: {default: 0.5, min: 0, max: 1, tune: true}\n"
+    graph, file = write("g.yaml", GRAPH.replace("params:\n", spare)), write_rows(tmp_path / "o.jsonl", outcomes())
+    result = invoke("calibrate", graph, "--outcomes", file, "--quality", "0.9")
+    assert result.exit_code == 1
+    assert "error[no_knob]" in result.stderr
+    assert "'spare'" in result.stderr

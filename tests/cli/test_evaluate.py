@@ -49,6 +49,17 @@ def test_outcomes_are_bound_and_params_set(invoke: Invoke, write: Write, tmp_pat
     assert json.loads(result.stdout)["strong_share"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert invoke("evaluate", graph, "--outcomes", file, "--outcome", "weak").exit_code == 2
     assert invoke("evaluate", graph, "--outcomes", file, *bound, "--seed", "-1").exit_code == 2
+    twice = invoke("evaluate", graph, "--outcomes", file, *bound, "--outcome", "weak=thorough")
+    assert twice.exit_code == 2
+    assert "'weak' are bound to 'brief' already" in twice.stderr
+
+
+def test_a_misspelt_name_of_outcomes_is_noted(invoke: Invoke, write: Write, tmp_path: Path) -> None:
+    rows = outcomes()
+    for row in rows:
+        row["outcomes"] |= {"thoruogh": row["outcomes"]["thorough"], "other": row["outcomes"]["thorough"]}
+    result = invoke("evaluate", write("g.yaml", GRAPH), "--outcomes", write_rows(tmp_path / "o.jsonl", rows), "--json")
+    assert json.loads(result.stdout)["notes"] == ["no node has the outcomes of 'thoruogh' (did you mean 'thorough'?)"]
 
 
 def test_every_bad_line_is_listed(invoke: Invoke, write: Write, tmp_path: Path) -> None:

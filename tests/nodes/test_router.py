@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from langchain_core.messages import HumanMessage
 
 import dynflow
 from dynflow import GraphError, NodeFailed, loads
+from dynflow.compile import check_text
 from dynflow.errors import MissingDependency
 from dynflow.testing import FakeChat
 
@@ -190,6 +192,14 @@ def test_abstaining(options: str, measured: dict[str, Any], route: str, reason: 
     found = chosen(options, **measured)
     assert found[:2] == (route, reason)
     assert "secret" not in found[2]
+
+
+def test_abstain_is_the_route_of_labels_without_one() -> None:
+    broken = (Path(__file__).parents[1] / "language/broken/router_labels_uncovered.yaml").read_bytes()
+    assert [problem.code for problem in check_text(broken, None)[0].sorted()] == ["uncovered_label"]
+    source, graph = check_text(broken.replace(b"    labels:", b"    abstain: small\n    labels:"), None)
+    assert graph is not None
+    assert "uncovered_label" not in [problem.code for problem in source.sorted()]
 
 
 def test_a_kept_route_is_preferred_to_abstaining() -> None:

@@ -76,6 +76,15 @@ class AnswerCheck(Node):
         for place, name in enumerate(options.checks or ()):
             if name not in CHECKS:
                 yield Finding("bad_value", f"there is no check {name!r}{did_you_mean(name, CHECKS)}", ("checks", place))
+        evidence = (options.output, options.token_confidence, options.samples, options.judge)
+        if options.checks == [] and all(given is None for given in evidence):
+            text = "no checks, and nothing else to judge by: name some, or remove `checks`"
+            yield Finding("too_few", text, ("checks",))
+        sure = options.token_confidence
+        if isinstance(sure, int | float) and not 0 <= sure <= 1:
+            yield Finding("bad_value", f"a probability is from 0 to 1; {sure:g} is not", ("token_confidence",))
+        if options.judge is not None:
+            yield from _judge_findings(options.judge, scope.type_of(options.judge))
         if options.output is not None and (fault := schema_fault(options.output)):
             yield Finding("bad_schema", f"`output` is no JSON schema to check with: {fault}", ("output",))
         folder = scope.file.parent if scope.file is not None else scope.base
@@ -142,6 +151,20 @@ class AnswerCheck(Node):
             judged=judged,
             fits=None if self._validator is None else fits(self._validator, options.answer, text),
         )
+
+
+def _judge_findings(judge: Reference, found: PortType) -> Iterable[Finding]:
+    """What of a judge's port no opinion can be read from."""
+    from dynflow.nodes.answer_check.verdict import opinion
+
+    for label in found.values or ():
+        if opinion(label) is None:
+            text = f"the judge may say {label!r}, which is neither yes nor no, nor a number from 0 to 1"
+            yield Finding("bad_value", f"{text}: give it other `labels`", ("judge",))
+    free = [f"{owner}.{port}" for owner, port in judge.targets if port == "text"]
+    if free:
+        text = f"`judge` takes a number or a label; {free[0]} is free text: give the judge `labels: [good, bad]`"
+        yield Finding("type_mismatch", text, ("judge",))
 
 
 def _output(verdict: Verdict) -> Output:

@@ -146,6 +146,11 @@ def load(name_or_path: str) -> Judge | Rules:
         )
     try:
         facts = json.loads(description.read_text(encoding="utf-8"))
+        if "routes" in facts and "numbers_only" not in facts:
+            raise ArtefactError(
+                f"{folder} tells how difficult requests are, not how good answers are: name a folder that "
+                "`dynflow train check` has made"
+            )
         made_with, kind, features, digest = (facts[key] for key in ("format", "kind", "features", "sha256"))
         numbers_only = bool(facts["numbers_only"])
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -198,9 +199,22 @@ edges:
 """
 
 
-def flow(draft: str, *options: str) -> dynflow.Flow:
-    text = GRAPH.format(options="\n".join(f"    {line}" for line in options))
-    return dynflow.loads(text, models={"a": FakeChat(replies=[draft]), "b": FakeChat(replies=["from the cloud"])})
+JUDGED = GRAPH.replace(
+    "  check:\n",
+    "  judge: {{type: runnable, name: judge, input: '${{draft.text}}', ports: {{says: string}}}}\n  check:\n",
+).replace(
+    "  - {{from: draft, to: check}}\n",
+    "  - {{from: draft, to: judge}}\n"
+    "  - {{from: judge, to: cloud, when: judge.failed}}\n"
+    "  - {{from: judge, to: check}}\n",
+)
+"""The same with a judge, who says what the draft says."""
+
+
+def flow(draft: str, *options: str, graph: str = GRAPH) -> dynflow.Flow:
+    text = graph.format(options="\n".join(f"    {line}" for line in options))
+    models = {"a": FakeChat(replies=[draft]), "b": FakeChat(replies=["from the cloud"])}
+    return dynflow.loads(text, models=models, runnables={"judge": lambda said: {"says": said}})
 
 
 @pytest.mark.parametrize("estimator", ["embedding", "surface", "rules"])
@@ -226,25 +240,33 @@ def test_an_answer_must_fit_its_schema() -> None:
 
 
 def test_the_graph_brings_evidence_along() -> None:
-    agreeing = flow(RIGHT, "estimator: rules", "judge: ${draft.text}", "samples:", "  - ${draft.text}")
+    judge, samples = "judge: ${judge.says}", ("samples:", "  - ${draft.text}")
+    agreeing = flow(RIGHT, "estimator: rules", judge, *samples, graph=JUDGED)
     assert agreeing.run(QUESTION).trace.path[-2] == "cloud"  # no judge speaks so
-    sure = flow("yes", "estimator: rules", "checks: []", "judge: ${draft.text}", "samples:", "  - ${draft.text}")
+    sure = flow("yes", "estimator: rules", "checks: []", judge, *samples, graph=JUDGED)
     assert sure.invoke(JSON).text == "yes"
-    unsure = flow("no", "estimator: rules", "checks: []", "judge: ${draft.text}")
+    unsure = flow("no", "estimator: rules", "checks: []", judge, graph=JUDGED)
     assert unsure.invoke(JSON).text == "from the cloud"
 
 
 def test_a_judge_that_says_nothing_fails_the_check() -> None:
-    result = flow(RIGHT, "judge: ${draft.text}").run(QUESTION)
-    assert result.trace.path == ["start", "draft", "check", "cloud", "end"]
+    result = flow(RIGHT, "judge: ${judge.says}", graph=JUDGED).run(QUESTION)
+    assert result.trace.path == ["start", "draft", "judge", "check", "cloud", "end"]
     failed = next(visit for visit in result.trace.visits if visit.node == "check")
     assert "neither yes nor no" in (failed.message or "")
+
+
+DIFFICULTY = Path(__file__).parents[2] / "nodes" / "difficulty_classifier" / "artefacts" / "surface"
 
 
 @pytest.mark.parametrize(
     ("option", "code", "says"),
     [
         ("checks: [arithmetics]", "bad_value", "did you mean 'arithmetic'"),
+        ("checks: []", "too_few", "nothing else to judge by"),
+        ("token_confidence: 7", "bad_value", "from 0 to 1"),
+        ("judge: ${draft.text}", "type_mismatch", "free text"),
+        (f"estimator: {DIFFICULTY}", "bad_value", "how difficult requests are"),
         ("estimator: embeding", "bad_value", "did you mean 'embedding'"),
         ("estimator: ./nowhere", "bad_value", "dynflow train check"),
         ("output: {type: thing}", "bad_schema", "no JSON schema"),
@@ -255,6 +277,16 @@ def test_wrong_options_are_told(option: str, code: str, says: str) -> None:
     source, graph = check_text(GRAPH.format(options=f"    {option}").encode(), None)
     assert graph is None
     assert [(problem.code, says in problem.text) for problem in source.sorted()] == [(code, True)]
+
+
+def test_a_judge_whose_labels_say_nothing_is_told() -> None:
+    labelled = JUDGED.replace(
+        "{{type: runnable, name: judge, input: '${{draft.text}}', ports: {{says: string}}}}",
+        "{{type: chat, model: b, role: signal, labels: [good, meh]}}",
+    )
+    source, _ = check_text(labelled.format(options="    judge: ${judge.label}").encode(), None)
+    assert [problem.code for problem in source.sorted()] == ["bad_value"]
+    assert "'meh'" in source.sorted()[0].text
 
 
 def test_loading_the_node_loads_nothing_heavy() -> None:

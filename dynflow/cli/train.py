@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _DEFAULT_DATA = Path("../shared/data")
 _KINDS = ("embedding", "surface", "similarity_weighted", "matrix_factorization", "encoder", "causal_lm")
+_FEWEST_SHOWN = 20
+"""Rows of a source whose figures are printed."""
 
 
 @click.group("train")
@@ -150,11 +152,19 @@ class Trained(Protocol):
 
 def _tell(report: Trained) -> None:
     click.echo(f"trained on {report.rows:,} rows; wrote {report.out}")
-    for name, figures in report.figures.items():
+    told = {name: figures for name, figures in report.figures.items() if not _is_of_few(name, figures)}
+    for name, figures in told.items():
         shown = ", ".join(f"{figure} {'none' if value is None else f'{value:g}'}" for figure, value in figures.items())
         click.echo(f"  {name}: {shown}")
+    if few := len(report.figures) - len(told):
+        click.echo(f"  and {few:,} more, each of fewer than {_FEWEST_SHOWN} rows")
     out = str(report.out)
     click.echo(f"use it with `estimator: {out if '/' in out else f'./{out}'}`")
+
+
+def _is_of_few(name: str, figures: Mapping[str, float | None]) -> bool:
+    """Whether a source has too few rows for figures to mean anything; where ids name no source, each row is one."""
+    return name.partition(",")[0] != "all" and (figures.get("rows") or 0) < _FEWEST_SHOWN
 
 
 def outcome_files(given: tuple[Path, ...]) -> list[Path]:

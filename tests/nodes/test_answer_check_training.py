@@ -163,11 +163,16 @@ def test_shipped_heads_are_whole(kind: str) -> None:
 
 
 def test_the_command_line_trains(rows: list[dict[str, Any]], tmp_path: Path) -> None:
-    file = written(tmp_path / "outcomes.jsonl", rows)
+    plain = [{**row, "id": f"row{number}"} for number, row in enumerate(rows)]  # each is a source of its own
+    file = written(tmp_path / "outcomes.jsonl", plain)
     asked = ["train", "check", "--data", str(file), "--out", str(tmp_path / "head"), "--kind", "surface"]
     result = CliRunner().invoke(cli, asked)
     assert result.exit_code == 0
-    assert f"trained on {COUNT} rows" in result.stdout
+    first, figures, rest, use = result.stdout.splitlines()[-4:]
+    assert f"trained on {COUNT} rows" in first
+    assert figures.startswith(f"  all: rows {COUNT}, ")
+    assert rest == f"  and {COUNT} more, each of fewer than 20 rows"
+    assert use.startswith("use it with")
     assert (tmp_path / "head" / "head.safetensors").is_file()
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from dynflow.errors import DynflowError
 from dynflow.language.types import PortType, enum, number, record
+from dynflow.learning.heads import located
 from dynflow.node import BuildScope, Call, Finding, Node, NodeOptions, Output
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class DifficultyClassifier(Node):
 
         folder = scope.file.parent if scope.file is not None else scope.base
         try:
-            load(_located(options.estimator, folder))
+            load(located(options.estimator, folder))
         except DynflowError as error:
             yield Finding("bad_value", str(error), ("estimator",))
 
@@ -66,7 +66,7 @@ class DifficultyClassifier(Node):
         if self._predictor is None:
             from dynflow.nodes.difficulty_classifier.artefact import load
 
-            self._predictor = load(_located(self.options.estimator, self.resources.folder))
+            self._predictor = load(located(self.options.estimator, self.resources.folder))
         return self._predictor
 
     def trained_on(self, request: Request) -> bool:
@@ -86,12 +86,6 @@ class DifficultyClassifier(Node):
 
     def run_batch(self, calls: Sequence[Call]) -> list[Output | Exception]:
         return [_output(prediction) for prediction in self._loaded.predict([_text(call) for call in calls])]
-
-
-def _located(estimator: str, folder: Path | None) -> str:
-    """A shipped name as it is; a relative path counted from the graph's folder."""
-    local = "/" in estimator and folder is not None and not Path(estimator).is_absolute()
-    return str(folder / estimator) if folder is not None and local else estimator
 
 
 def _text(call: Call) -> str:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynflow.errors import ArtefactError, MissingDependency
+from dynflow.errors import ArtefactError
+from dynflow.learning.heads import DESCRIPTION, TENSORS, read_tensors, write_head
 from dynflow.models.apart import apart
 from dynflow.nodes.difficulty_classifier.estimators import KINDS, SHIPPED, STRONG, WEAK, Estimator
 from dynflow.nodes.difficulty_classifier.features import normalise
@@ -137,7 +138,7 @@ class Predictor:
         if self._loaded is None:
             with self._lock:
                 if self._loaded is None:
-                    head = _read_head(self.folder / "head.safetensors", self.digest)
+                    head = _read_head(self.folder, self.digest)
                     self._loaded = KINDS[self.kind](self._settings, head.fitted), head
         return self._loaded
 
@@ -148,7 +149,7 @@ def load(name_or_path: str) -> Predictor:
     Raises ArtefactError for what is neither, or is damaged.
     """
     folder = FOLDER / name_or_path if name_or_path in SHIPPED else Path(name_or_path).expanduser()
-    description = folder / "head.json"
+    description = folder / DESCRIPTION
     if not description.is_file():
         near = difflib.get_close_matches(name_or_path, SHIPPED, n=1)
         meant = f" (did you mean {near[0]!r}?)" if near else ""
@@ -171,21 +172,14 @@ def save(
     folder: Path, estimator: Estimator, routes: Sequence[str], head: Head, facts: dict[str, Any], card: str
 ) -> None:
     """Write an artefact; the same content gives the same bytes. `facts` are kept in `head.json`."""
-    from safetensors.numpy import save as serialise
-
-    data = serialise(head.tensors())
     own = {
         "format": FORMAT,
         "kind": estimator.kind,
         "features": feature_digest(type(estimator)),
-        "sha256": hashlib.sha256(data).hexdigest(),
         "settings": estimator.settings,
         "routes": list(routes),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "head.safetensors").write_bytes(data)
-    (folder / "head.json").write_text(json.dumps({**own, **facts}, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_head(folder, head.tensors(), {**own, **facts}, card)
 
 
 def score(raw: Array, quantiles: Array) -> Array:
@@ -213,18 +207,10 @@ def feature_digest(kind: type[Estimator]) -> str:
     return hashlib.sha256(kind.features_of().encode()).hexdigest()[:16]
 
 
-def _read_head(path: Path, digest: str) -> Head:
+def _read_head(folder: Path, digest: str) -> Head:
+    tensors = read_tensors(folder, digest)
     try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load as deserialise
-    except ImportError as error:
-        raise MissingDependency(error.name or "safetensors", 'pip install "dynflow[quickstart]"') from error
-    try:
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise ArtefactError(f"{path} is damaged (head.json has another SHA-256): restore it, or train again")
-        tensors = deserialise(data)
         fitted = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_FITTED)}
         return Head({name.removeprefix(_FITTED): value for name, value in fitted.items()}, **tensors)
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise ArtefactError(f"{path} is damaged ({error}): restore it, or train again") from error
+    except TypeError as error:
+        raise ArtefactError(f"{folder / TENSORS} is damaged ({error}): restore it, or train again") from error

@@ -1,22 +1,20 @@
-"""How good a difficulty score is: measures on recorded outcomes, and folds that do not leak."""
+"""How good a difficulty score is: measures on recorded outcomes, and curves that make it a probability."""
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+from dynflow.learning.crossfitting import fit_logistic
 
 Array = NDArray[np.floating[Any]]
 FOLDS = 5
 ISOTONIC_FROM = 1_000
 _BIN = 50
 _KNOTS = 100
-_SHINGLE = 12  # texts that share this many words in a row are kept together
 
 
 def average_gap_recovered(score: Array, weak: Array, strong: Array) -> float:
@@ -55,20 +53,6 @@ def ranks(values: Array) -> Array:
     return mean
 
 
-def fit_logistic(raw: Array, quality: Array) -> Array:
-    """Slope and offset that make `raw` [n] a probability of `quality` [n] in 0…1 (Platt 1999), by Newton's method."""
-    design = np.column_stack([raw, np.ones(len(raw))]).astype(np.float64)
-    weights = np.zeros(2)
-    for _ in range(50):
-        probability = 1 / (1 + np.exp(-design @ weights))
-        curvature = design.T @ (design * (probability * (1 - probability))[:, None]) + 1e-3 * np.eye(2)
-        step = np.linalg.solve(curvature, design.T @ (quality - probability) - 1e-3 * weights)
-        weights += step
-        if np.abs(step).max() < 1e-9:
-            break
-    return weights
-
-
 def fit_calibration(raw: Array, quality: Array) -> Array:
     """Knots [2, c] of a rising curve from raw predictions [n] to P(good), for `numpy.interp`.
 
@@ -94,38 +78,3 @@ def rising(values: Sequence[float]) -> Array:
             pool = ((mean * count + pool[0] * pool[1]) / (count + pool[1]), count + pool[1])
         pools.append(pool)
     return np.repeat([mean for mean, _ in pools], [count for _, count in pools])
-
-
-def near_duplicates(texts: Sequence[str]) -> list[int]:
-    """A group number per text: texts that share twelve words in a row, directly or through others, are one group."""
-    parents = list(range(len(texts)))
-
-    def root(node: int) -> int:
-        while parents[node] != node:
-            parents[node] = parents[parents[node]]
-            node = parents[node]
-        return node
-
-    first: dict[tuple[str, ...], int] = {}
-    for index, text in enumerate(texts):
-        words = re.findall(r"\w+", text.casefold())
-        for start in range(max(len(words) - _SHINGLE, 0) + 1):
-            owner = first.setdefault(tuple(words[start : start + _SHINGLE]), index)
-            parents[root(index)] = root(owner)
-    return [root(index) for index in range(len(texts))]
-
-
-def folds_of(groups: Sequence[Hashable]) -> NDArray[np.int64]:
-    """A fold 0…4 per row: groups stay whole, folds are about equally large, the draw is always the same."""
-    members: dict[Hashable, list[int]] = {}
-    for index, group in enumerate(groups):
-        members.setdefault(group, []).append(index)
-    names = list(members)
-    drawn = [names[index] for index in np.random.default_rng(0).permutation(len(names))]
-    folds = np.zeros(len(groups), dtype=np.int64)
-    load = [0] * FOLDS
-    for name in sorted(drawn, key=lambda name: -len(members[name])):
-        fold = load.index(min(load))
-        folds[members[name]] = fold
-        load[fold] += len(members[name])
-    return folds

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,25 +14,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynflow.errors import InputError
+from dynflow.learning.crossfitting import cross_fit, folds_of, near_duplicates
+from dynflow.learning.kept import code_digest, kept_rows
 from dynflow.nodes.difficulty_classifier import artefact, features, measures
 from dynflow.nodes.difficulty_classifier.card import render_card
 from dynflow.nodes.difficulty_classifier.estimators import KINDS, STRONG, WEAK, Estimator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from dynflow.learning.kept import Progress
     from dynflow.nodes.difficulty_classifier.card import Figures
     from dynflow.nodes.difficulty_classifier.measures import Array
 
     Folds = NDArray[np.int64]
-    Progress = Callable[[int, int, str], None]
 
 FEWEST_ROWS = 100
 QUANTILES = 1001
 _FIFTHS = 5
-_CHUNK = 256  # texts whose features are kept at a time, so that a killed run goes on where it was
 
 
 @dataclass(frozen=True)
@@ -114,27 +115,27 @@ def train(
     forms = [texts, [features.reading(text) for text in texts]] if both_forms else [texts]
     measured = _features(KINDS[kind](), [text for form in forms for text in form], out / ".features", progress)
     learnt = np.tile(quality, (len(forms), 1))
-    groups: list[Hashable] = list(measures.near_duplicates([features.reading(text) for text in texts]))
-    folds = measures.folds_of(groups)
+    folds = folds_of(near_duplicates([features.reading(text) for text in texts]), measures.FOLDS)
     settings = _chosen(KINDS[kind], measured, learnt, np.tile(folds, len(forms)), progress)
 
-    predicted = _cross_fit(KINDS[kind], settings, measured, learnt, np.tile(folds, len(forms)))
+    make = functools.partial(KINDS[kind], settings)
+    predicted = cross_fit(make, measured, learnt, np.tile(folds, len(forms)))
     by_form = np.split(predicted, len(forms))
     held_out = by_form[0]
     figures = _figures(rows, held_out, quality, folds)
     if both_forms:
         plain = _figures(rows, by_form[-1], quality, folds)
         figures |= {f"{name}, without choices": figure for name, figure in plain.items()}
-    topics: list[Hashable] = [row.topic for row in rows]
+    topics = [row.topic for row in rows]
     if len(set(topics)) >= measures.FOLDS:
-        apart = measures.folds_of(topics)
-        unseen = _cross_fit(KINDS[kind], settings, measured, learnt, np.tile(apart, len(forms)))[: len(rows)]
+        apart = folds_of(topics, measures.FOLDS)
+        unseen = cross_fit(make, measured, learnt, np.tile(apart, len(forms)))[: len(rows)]
         figures |= {
             f"{name}, topics never trained on": figure
             for name, figure in _figures(rows, unseen, quality, apart).items()
         }
 
-    final = KINDS[kind](settings)
+    final = make()
     final.fit_features(measured, learnt)
     gain = by_form[-1][:, STRONG] - by_form[-1][:, WEAK]
     head = artefact.Head(
@@ -205,22 +206,9 @@ def _said(messages: Any, conversation: bool) -> Any:
 
 
 def _features(estimator: Estimator, texts: list[str], cache: Path, progress: Progress) -> Array:
-    """Features of all texts, chunk by chunk; finished chunks are found again in `cache`."""
-    code = hashlib.sha256(Path(features.__file__).read_bytes()).hexdigest()
-    cache.mkdir(parents=True, exist_ok=True)
-    chunks = []
-    for start in range(0, len(texts), _CHUNK):
-        progress(start, len(texts), "features")
-        chunk = texts[start : start + _CHUNK]
-        key = hashlib.sha256(json.dumps([estimator.kind, code, estimator.features_of(), chunk]).encode()).hexdigest()
-        path = cache / f"{key}.npy"
-        if not path.is_file():
-            unfinished = path.with_suffix(".part.npy")
-            np.save(unfinished, estimator.features(chunk), allow_pickle=False)
-            os.replace(unfinished, path)
-        chunks.append(np.load(path, allow_pickle=False))
-    progress(len(texts), len(texts), "features")
-    return np.concatenate(chunks)
+    """Features of all texts; those that an earlier run has computed are found again in `cache`."""
+    depends = [estimator.kind, code_digest(features), estimator.features_of()]
+    return kept_rows(texts, estimator.features, cache, depends, progress, "features")
 
 
 def _chosen(
@@ -232,22 +220,10 @@ def _chosen(
     trials = []
     for done, settings in enumerate(kind.grid):
         progress(done, len(kind.grid), "cross-validation")
-        trials.append((_gain_error(_cross_fit(kind, settings, measured, quality, folds), quality), settings))
+        predicted = cross_fit(functools.partial(kind, settings), measured, quality, folds)
+        trials.append((_gain_error(predicted, quality), settings))
     progress(len(kind.grid), len(kind.grid), "cross-validation")
     return min(trials)[1]
-
-
-def _cross_fit(
-    kind: type[Estimator], settings: tuple[float, ...], measured: Array, quality: Array, folds: Folds
-) -> Array:
-    """Each row's raw predicted qualities, [n, k], from an estimator that did not see its fold."""
-    predicted = np.zeros(quality.shape)
-    for fold in range(measures.FOLDS):
-        test = folds == fold
-        estimator = kind(settings)
-        estimator.fit_features(measured[~test], quality[~test])
-        predicted[test] = estimator.predict_features(measured[test])
-    return predicted
 
 
 def _calibration(raw: Array, quality: Array) -> Array:
@@ -257,7 +233,7 @@ def _calibration(raw: Array, quality: Array) -> Array:
 def _cross_calibrated(raw: Array, quality: Array, folds: Folds) -> Array:
     """P(good), [n, k], each row's from a calibration that did not see its fold."""
     good = np.zeros(quality.shape)
-    for fold in range(measures.FOLDS):
+    for fold in np.unique(folds):
         test = folds == fold
         good[test] = artefact.calibrated(raw[test], _calibration(raw[~test], quality[~test]))
     return good

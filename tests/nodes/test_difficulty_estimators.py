@@ -136,20 +136,6 @@ def test_measures_on_known_cases() -> None:
     assert measures.area_under_curve(np.ones(4), weak < strong) == pytest.approx(0.5)
     assert np.isnan(measures.rank_correlation(np.ones(3), np.arange(3.0)))
     assert measures.rank_correlation(np.array([1.0, 5, 9]), np.array([2.0, 3, 100])) == pytest.approx(1)
-    raw = np.linspace(-2, 2, 4001)
-    slope, offset = measures.fit_logistic(raw, 1 / (1 + np.exp(-(1.5 * raw - 0.5))))
-    assert (slope, offset) == (pytest.approx(1.5, abs=0.01), pytest.approx(-0.5, abs=0.01))
-
-
-def test_near_duplicates_stay_in_one_fold() -> None:
-    passage = "It was the best of times, it was the worst of times, it was the age of wisdom. "
-    texts = [f"{passage}Question {number}?" for number in range(10)] + [f"Quite another text {n}" for n in range(90)]
-    groups = measures.near_duplicates(texts)
-    assert len(set(groups[:10])) == 1
-    assert len(set(groups)) == 91
-    folds = measures.folds_of(groups)
-    assert len(set(folds[:10].tolist())) == 1
-    assert np.bincount(folds).tolist() == [20] * 5
 
 
 @pytest.mark.parametrize("kind", ["embedding", "surface", "similarity_weighted"])

@@ -286,7 +286,7 @@ def targets(results: Mapping[str, Any]) -> list[tuple[str, float, float]]:
         found.append(("invoke, of LangGraph's", own / min(invoke[LANGGRAPH]), 0.5))
     found.append((f"`{OWN}`, of `{LANGCHAIN}`", min(imports[OWN]) / min(imports[LANGCHAIN]), 1.3))
     for style, samples in results["provider"].items():
-        words = f"`{style}` of a hosted model, ms added to the bare client"
+        words = f"`{style}` of a hosted model, ms added to the client that dynflow uses"
         found.append((words, added(samples, provider_calls.FLOW), MOST_ADDED))
     return found
 

@@ -116,7 +116,7 @@ def facts(outcomes: Outcomes) -> dict[str, Any]:
     found: dict[str, Any] = {
         "rows": len(outcomes),
         "groups": len(np.unique(outcomes.groups)),
-        "topics": len(set(outcomes.topics)),
+        "subjects": len(set(outcomes.topics)),
         "quality": outcomes.quality.mean(0).tolist(),
     }
     if outcomes.usd is not None:

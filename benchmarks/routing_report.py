@@ -112,8 +112,9 @@ def _mmlu(result: Results) -> list[str]:
     weak, strong = result["quality"]
     parts = [
         "## MMLU, by the question",
-        f"{result['rows']:,} questions of {result['topics']} subjects; {result['groups']:,} groups of near-duplicates, "
-        f"each on one side of every split. The weak model is right on {weak:.1%}, the strong one on {strong:.1%}. "
+        f"{result['rows']:,} questions of {result['subjects']} subjects; {result['groups']:,} groups of near-"
+        "duplicates, each on one side of every split. "
+        f"The weak model is right on {weak:.1%}, the strong one on {strong:.1%}. "
         f"Ten random splits; gains are over {rivals.PLAIN}, paired. On random rows the estimators' settings are "
         "chosen on the training rows; where subjects are held out, they have their defaults.",
         _machine(result),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from langchain_core.runnables.config import (
 )
 from langchain_core.tracers._streaming import _StreamingCallbackHandler
 
-from dynflow.closing import aclosing, cancelled_once, each_cancelled_once
+from dynflow.closing import aclosing, each_cancelled_once, undisturbed
 from dynflow.node import add_up
 
 
@@ -33,54 +34,72 @@ async def astream_in_run(
     """
     config = ensure_config(config)
     first = await anext(input, None)  # so that the run before this one starts before it
-    manager = await cancelled_once(
-        get_async_callback_manager_for_config(config).on_chain_start(
-            None, {"input": ""}, name=config.get("run_name") or runnable.get_name(), run_id=config.pop("run_id", None)
-        )
-    )
+    manager: AsyncCallbackManagerForChainRun | None = None
+    name, run_id = config.get("run_name") or runnable.get_name(), config.pop("run_id", None)
+
+    async def start() -> None:
+        nonlocal manager
+        managers = get_async_callback_manager_for_config(config)
+        manager = await managers.on_chain_start(None, {"input": ""}, name=name, run_id=run_id)
+
+    try:
+        await undisturbed(start())
+    except asyncio.CancelledError as error:
+        if manager is not None:
+            await undisturbed(manager.on_chain_error(error, inputs=first))
+        raise
+    assert manager is not None
     child = patch_config(config, callbacks=manager.get_child())
     with set_config_context(child) as context:
-        chunks = _ended_with_run(_Input(first, input), make, manager, child, options)
-        async with aclosing(each_cancelled_once(chunks, context)) as running:
-            async for chunk in running:
-                yield chunk
+        run = _Run(first, input, manager)
+        chunks = run.of(make(aiter(run), run_manager=manager, config=child, **options))
+        try:
+            async with aclosing(each_cancelled_once(chunks, context)) as running:
+                async for chunk in running:
+                    yield chunk
+        except BaseException as error:
+            if not run.ended:  # cancelled before its task began, which then never does
+                await undisturbed(run.fail(error))
+            raise
 
 
-class _Input:
-    """The input, from its first chunk on; what has been read of it is for the run's record."""
+class _Run:
+    """A run under way: its input, from the first chunk on, and what has been read of it, for the record."""
 
-    def __init__(self, first: Any, rest: AsyncIterator[Any]) -> None:
-        self.read: list[Any] = []
+    def __init__(self, first: Any, rest: AsyncIterator[Any], manager: AsyncCallbackManagerForChainRun) -> None:
+        self.ended = False
         self._first = first
         self._rest = rest
+        self._manager = manager
+        self._read: list[Any] = []
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        self.read.append(self._first)
+        self._read.append(self._first)
         yield self._first
         async for chunk in self._rest:
-            self.read.append(chunk)
+            self._read.append(chunk)
             yield chunk
 
+    async def of(self, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """The chunks; the run ends with them."""
+        made: list[Any] = []
+        seen = chunks
+        for handler in self._manager.handlers:
+            if isinstance(handler, _StreamingCallbackHandler):
+                seen = handler.tap_output_aiter(self._manager.run_id, chunks)
+                break
+        try:
+            async with aclosing(chunks):
+                async for chunk in seen:
+                    made.append(chunk)
+                    yield chunk
+        except BaseException as error:
+            await self.fail(error)
+            raise
+        self.ended = True
+        await self._manager.on_chain_end(add_up(made), inputs=add_up(self._read))
 
-async def _ended_with_run(
-    input: _Input,
-    make: Callable[..., AsyncIterator[Any]],
-    manager: AsyncCallbackManagerForChainRun,
-    config: RunnableConfig,
-    options: Mapping[str, Any],
-) -> AsyncIterator[Any]:
-    made: list[Any] = []
-    chunks = seen = make(aiter(input), run_manager=manager, config=config, **options)
-    for handler in manager.handlers:
-        if isinstance(handler, _StreamingCallbackHandler):
-            seen = handler.tap_output_aiter(manager.run_id, chunks)
-            break
-    try:
-        async with aclosing(chunks):
-            async for chunk in seen:
-                made.append(chunk)
-                yield chunk
-    except BaseException as error:
-        await manager.on_chain_error(error, inputs=add_up(input.read))
-        raise
-    await manager.on_chain_end(add_up(made), inputs=add_up(input.read))
+    async def fail(self, error: BaseException) -> None:
+        """End the run with an error."""
+        self.ended = True
+        await self._manager.on_chain_error(error, inputs=add_up(self._read))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -311,6 +312,22 @@ async def test_cancellation_passes_through(style: str, limits: str) -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert leftovers(before) == []
     assert recorder.unfinished == []
+
+
+async def test_a_stream_cancelled_at_any_step_ends_its_runs() -> None:
+    """Whatever its tasks are about to do: one that has not begun, for one, never does."""
+    flow = loads(ONE, models={"large": FakeChat(replies=["one two three"])})
+    for steps in range(60):
+        recorder = Recorder()
+        task = asyncio.ensure_future(collect(flow, "x", config={"callbacks": [recorder]}))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0)
+        assert recorder.unfinished == [], f"cancelled after {steps} steps of the loop"
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 class Interrupting(FakeChat):

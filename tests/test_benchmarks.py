@@ -37,7 +37,7 @@ def test_promises(tmp_path: Path) -> None:
     data = BENCHMARKS.parents[1] / "shared" / "data"
     if not (data / "routing" / "gsm8k.jsonl").is_file():
         pytest.skip("needs the recorded outcomes")
-    command = [sys.executable, str(BENCHMARKS / "promises.py"), "--data", str(data), "--draws", "4", "--pools", "1"]
+    command = [sys.executable, str(BENCHMARKS / "promises.py"), "--data", str(data), "--draws", "20", "--pools", "1"]
     command += ["--check", "surface", "--out", str(tmp_path)]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

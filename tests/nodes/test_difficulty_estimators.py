@@ -138,7 +138,7 @@ def test_measures_on_known_cases() -> None:
     assert measures.rank_correlation(np.array([1.0, 5, 9]), np.array([2.0, 3, 100])) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("kind", ["embedding", "surface", "similarity_weighted"])
+@pytest.mark.parametrize("kind", ["embedding", "surface", "similarity_weighted", "matrix_factorization"])
 def test_training_learns_and_survives_the_disk(outcomes: Path, tmp_path: Path, kind: str) -> None:
     seen = []
     report = train([outcomes], kind, tmp_path / "a", progress=lambda *progress: seen.append(progress))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -56,6 +56,48 @@ class FlowParts(Protocol):
         ...
 
 
+class Deadline:
+    """When a request's time is up: it runs from the first look at it, not while a batch queues."""
+
+    def __init__(self, timeout: float | None, latest: float, clock: Callable[[], float]) -> None:
+        """`timeout` in seconds; `latest` is when the request around this one ends, by the same clock."""
+        self._timeout = timeout
+        self._latest = latest
+        self._clock = clock
+        self._at: float | None = None
+
+    def at(self, now: float) -> float:
+        """When the time is up, by the clock; infinite without a limit."""
+        if self._at is None:
+            self._at = self._latest if self._timeout is None else min(now + self._timeout, self._latest)
+        return self._at
+
+    def left(self) -> float:
+        """Seconds left."""
+        now = self._clock()
+        return self.at(now) - now
+
+
+@dataclass(frozen=True, slots=True)
+class _Outside:
+    """What conditions read besides the nodes' ports.
+
+    It knows no session: that would be a cycle, and every request would wait for the garbage collector.
+    """
+
+    params: Mapping[str, Any]
+    request: Request
+    deadline: Deadline
+    account: Account
+
+    def __call__(self, owner: str, name: str) -> Any:
+        if owner == "params":
+            return self.params[name]
+        if owner == "input":
+            return self.request.port(name)
+        return self.deadline.left() if name == "seconds_left" else self.account.left(name)
+
+
 class Session:
     """Walks one request: `next` says what to run, `complete` takes how it went, `result` ends it."""
 
@@ -80,15 +122,17 @@ class Session:
         self.enclosing = enclosing
         self.configurable = configurable
         self.clock = clock
-        self.deadline: float | None = None
-        """When the request's time is up; it runs from the first visit, not while a batch queues."""
+        self.deadline = Deadline(limits.timeout, enclosing.deadline if enclosing is not None else math.inf, clock)
         if limits.max_input_tokens is not None and request.tokens > limits.max_input_tokens:
             raise InputError(
                 f"the request has about {request.tokens:,} tokens; "
                 f"limits.max_input_tokens is {limits.max_input_tokens:,}"
             )
         self.closed = closed_nodes(graph, flow.known, request)
-        self.walk = Walk(graph, self._outside, self.closed)
+        caller = caller_of(configurable) if share is not None else ""
+        self.account = Account(graph, flow.known, budget, share, caller)
+        self.ledger = self.account.ledger
+        self.walk = Walk(graph, _Outside(params, request, self.deadline, self.account), self.closed)
         self.trace = Trace(graph.name) if trace is None else trace
         self.trace.params, self.trace.closed = params, tuple(sorted(self.closed))
         self._values: dict[str, Any] = {}
@@ -98,20 +142,6 @@ class Session:
         self._began: float | None = None
         if enclosing is not None:
             enclosing.sessions.append(self)
-        caller = caller_of(configurable) if share is not None else ""
-        self.account = Account(graph, flow.known, budget, share, caller)
-        self.ledger = self.account.ledger
-
-    # What conditions and references read
-
-    def _outside(self, owner: str, name: str) -> Any:
-        if owner == "params":
-            return self.params[name]
-        if owner == "input":
-            return self.request.port(name)
-        if name == "seconds_left":
-            return self.seconds_left()
-        return self.account.left(name)
 
     def _read(self, reference: AnyReference) -> Any:
         assert isinstance(reference, Reference)
@@ -158,23 +188,10 @@ class Session:
         around = group if group is not None or self.enclosing is None else self.enclosing.visit
         return Visit(node_id, plan, live, decision, around, interruptible=group is not None)
 
-    def seconds_left(self) -> float:
-        """Seconds until the request's deadline; the first look at it starts its time."""
-        now = self.clock()
-        return self._deadline(now) - now
-
-    def _deadline(self, now: float) -> float:
-        if self.deadline is None:
-            timeout = self.graph.spec.limits.timeout
-            self.deadline = now + timeout if timeout is not None else math.inf
-            if self.enclosing is not None:
-                self.deadline = min(self.deadline, self.enclosing.deadline)
-        return self.deadline
-
     def begin(self, visit: Visit) -> None:
         """Give a visit its time, as it starts to run."""
         plan, around, now = visit.plan, visit.around, self.clock()
-        ends = self._deadline(now)
+        ends = self.deadline.at(now)
         if self._began is None:  # a request of a batch may have waited until here
             self._began, self.trace.started = now, datetime.now(UTC)
         if plan.cls.instant:
@@ -214,7 +231,7 @@ class Session:
         def nest() -> Enclosing:
             if visit.settled:  # its bill is made out: whoever still runs for it must begin nothing
                 raise Cancelled
-            enclosing = Enclosing(visit, self._deadline(self.clock()), self.account.budget)
+            enclosing = Enclosing(visit, self.deadline.at(self.clock()), self.account.budget)
             visit.inner.append(enclosing)
             return enclosing
 

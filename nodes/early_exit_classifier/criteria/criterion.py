@@ -1,0 +1,57 @@
+"""Criterion: says after each exit whether a row is sure enough to leave."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+History = Sequence[Sequence[float]]
+"""A row's probabilities of each label, at each exit that it has passed so far; the last is the present one."""
+
+
+class Criterion(ABC):
+    """Reads a row's history at each exit and gives one number; the row leaves once that reaches the threshold.
+
+    It keeps nothing: a batch may drop rows at will, and a record of whole runs tells what any threshold would have
+    done. Its numbers are plain floats, which at one row are quicker than tensors.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    falling: ClassVar[bool] = False
+    """Whether the score falls as a row grows surer, so that it leaves at or below the threshold."""
+    unit: ClassVar[str] = ""
+
+    def __init__(self, threshold: float) -> None:
+        """Raises ValueError for a threshold that is no number."""
+        if math.isnan(threshold):
+            raise ValueError("a threshold is a number")
+        self.threshold = threshold
+
+    @abstractmethod
+    def score(self, history: History, layer: int) -> float:
+        """How sure the row is at the exit after `layer` layers, in the criterion's unit."""
+
+    def reads(self, layer: int) -> bool:
+        """Whether the exit after `layer` layers matters: its head need not run otherwise, and the history lacks it."""
+        return True
+
+    def leaves(self, history: History, layer: int) -> bool:
+        """Whether the row leaves here."""
+        score = self.score(history, layer)
+        return score <= self.threshold if self.falling else score >= self.threshold
+
+    def answer(self, history: History) -> tuple[int, Sequence[float]]:
+        """The label's place, and the probability of each label, of a row that leaves with this history."""
+        last = history[-1]
+        return last.index(max(last)), last
+
+
+def probabilities(logits: Sequence[float]) -> list[float]:
+    """Softmax of one row."""
+    most = max(logits)
+    powers = [math.exp(logit - most) for logit in logits]
+    total = math.fsum(powers)
+    return [power / total for power in powers]

@@ -1,0 +1,23 @@
+"""`entropy`: a row leaves where the probabilities leave little open."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from dynflow.nodes.early_exit_classifier.criteria.criterion import Criterion, History
+
+
+class Entropy(Criterion):
+    """Leave where the entropy of the probabilities is at most the threshold (DeeBERT, arXiv 2004.12993, section 3.2).
+
+    In nats: 0 is certainty, and ln(labels) is not knowing at all, 0.69 for two labels.
+    """
+
+    name: ClassVar[str] = "entropy"
+    summary: ClassVar[str] = "entropy of the probabilities, at most"
+    falling: ClassVar[bool] = True
+    unit: ClassVar[str] = "nats"
+
+    def score(self, history: History, layer: int) -> float:
+        return -math.fsum(share * math.log(share) for share in history[-1] if share > 0)

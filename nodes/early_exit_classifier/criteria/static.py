@@ -1,0 +1,21 @@
+"""`static`: every row leaves at the same layer."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from dynflow.nodes.early_exit_classifier.criteria.criterion import Criterion, History
+
+
+class Static(Criterion):
+    """Leave at the first exit after at least `threshold` layers, whatever it says: the honest baseline."""
+
+    name: ClassVar[str] = "static"
+    summary: ClassVar[str] = "layers, at least"
+    unit: ClassVar[str] = "layers"
+
+    def score(self, history: History, layer: int) -> float:
+        return float(layer)
+
+    def reads(self, layer: int) -> bool:
+        return layer >= self.threshold

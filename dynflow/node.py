@@ -157,6 +157,24 @@ class Resources(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Shifted:
+    """A number that a node compares (`Node.compared`), and what it adds to it first."""
+
+    number: Any
+    by: float
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a node carries from one request of a conversation to the next."""
+
+    key: str
+    """The key of `config["configurable"]` that names the conversation."""
+    port: str
+    """What the node gave there last, a text or number, is all that is carried; a failure changes nothing."""
+
+
 @dataclass(slots=True)
 class Output:
     """What one run of a node gave: port values, an answer's value, what it used, and words for the trace."""
@@ -225,6 +243,8 @@ class Call:
     """Nodes that the request cannot go to: a model lacks what it needs."""
     call_options: Mapping[str, Any] = field(default_factory=dict)
     """What the caller of the chat face asks of the model that answers (`tools`, `stop`…); empty for a signal."""
+    remembered: Any = None
+    """In a replay: what the node gave last in this conversation, as `Node.remembers` has it; None: nothing."""
     nest: Callable[[], Any] = lambda: None
     """What an inner flow needs to share this request's deadline, budget and trace."""
     interruptible: bool = False
@@ -302,15 +322,15 @@ class Node(ABC):
         return False
 
     @property
-    def remembers(self) -> bool:
-        """Whether its output may depend on earlier requests, so that requests are no independent draws."""
-        return False
+    def remembers(self) -> Memory | None:
+        """How its output depends on earlier requests of a conversation; None: it depends on the request alone."""
+        return None
 
     def compared(self) -> Mapping[str, Sequence[tuple[Any, Any]]]:
         """Options of which nothing but an order matters: for each, the pairs of numbers that it is the order of.
 
-        A number is a literal, a reference, or a function of the request. A replay then runs the node once for each
-        order of each request, not for each value of a param.
+        A number is a literal, a reference, a function of the request, or one of these `Shifted`. A replay then runs
+        the node once for each order of each request, not for each value of a param.
         """
         return {}
 

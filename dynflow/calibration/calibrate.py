@@ -60,32 +60,44 @@ def calibrate(
     of: str | None = None,
     confidence: float = 0.9,
     tuning: OutcomeFile | None = None,
+    turns: int | None = None,
     progress: Progress = lambda done, total, what: None,
     kept: KeptOutputs | None = None,
 ) -> Calibrated:
     """The cheapest (for a promise of cost or share: the best) params that keep the promise.
 
     Which settings are tried, and in which order, comes from `tuning` rows: those of another file, or a fifth of these.
-    Raises `CalibrationError` where the promise cannot be made: `contaminated`, `too_little_data`, `broken_promise`,
-    `no_cap`, `no_knob`, `dependent`; `OutcomeError` with every faulty row.
+    Where rows tell their conversations, these are the independent draws, and their first `turns` requests are what is
+    promised of; default: as many as the longest of the tuning rows has. Raises `CalibrationError` where the promise
+    cannot be made: `contaminated`, `too_little_data`, `broken_promise`, `no_cap`, `no_knob`, `dependent`;
+    `OutcomeError` with every faulty row.
     """
-    check_independent(flow)
+    check_independent(flow, file)
     file, trained_on = without_training_rows(flow, file)
     if tuning is None:
         tuning, file = file.split(TUNING_SHARE)
     else:
         _check_apart(tuning, file)
-    if len(tuning.rows) < FEWEST_TUNING or not file.rows:
+    conversational = file.conversational or tuning.conversational
+    unit = "conversations" if conversational else "rows"
+    if tuning.drawn < FEWEST_TUNING or not file.rows:
+        given = tuning.drawn + file.drawn
         raise CalibrationError(
-            f"{len(tuning.rows) + len(file.rows):,} rows are too few to choose settings on one part and test them on "
-            f"another: give at least {math.ceil(FEWEST_TUNING / TUNING_SHARE)}"
+            f"{given:,} {unit} are too few to choose settings on one part and test them on another: give at least "
+            f"{math.ceil(max(FEWEST_TUNING / TUNING_SHARE, 1.2 * given))}"
         )
+    if turns is not None and not conversational:
+        raise CalibrationError('no row says its "conversation", of which so many turns would count: leave `turns` out')
+    whole = len(file.rows)
+    turns = (turns or 1 + max(tuning.turns)) if conversational else None
+    if turns is not None:
+        tuning, file = tuning.first(turns), file.first(turns)
     first = Replay(flow, tuning, bindings, progress, kept)
     check_read(first)
     ends = ends_of(first, of)
     settings = thinned(path(first, ends.strong))
     replay = Replay(flow, file.shuffled(), bindings, progress, kept)  # a sorted file would mislead a gambler
-    promise = Promise(kind, target, ends.strong, confidence)
+    promise = Promise(kind, target, ends.strong, confidence, turns)
     if not promise.begins_strong:
         settings = settings[::-1]
     walked = replay.walk(settings)
@@ -96,25 +108,34 @@ def calibrate(
     tested = variables(promise, sample)
     chosen = last_kept(tested.kept(confidence))
     if chosen < 0:
-        raise _refusal(promise, tested, ends, len(replay))
+        raise _refusal(promise, tested, ends, unit)
     notes = [*name_notes(replay), *(cost_notes(replay, ends) if kind == "usd" else ()), *failure_notes(replay)]
+    if later := whole - len(file.rows):
+        notes.append(f"{later:,} requests after the first {turns:,} of their conversations were not counted")
     if chosen == 0:
-        notes.append(_nothing_gained(promise, tested, ends, len(replay)))
+        notes.append(_nothing_gained(promise, tested, ends, unit))
     return Calibrated(
         Calibration(
             graph_hash=flow.graph_hash,
             params=dict(settings[chosen]),
-            promise={"kind": kind, "target": target, "of": ends.strong, "confidence": confidence},
+            promise={
+                "kind": kind,
+                "target": target,
+                "of": ends.strong,
+                "confidence": confidence,
+                **({"turns": turns} if turns is not None else {}),
+            },
             statement=promise.statement(),
-            n=len(replay),
+            n=file.drawn,
             tuning_rows=len(first),
             trained_on=trained_on,
             bound=_bound(promise, tested, chosen),
             expected=_expected(replay, walked, ends, chosen),
-            signals=spread(measured(replay.walking([settings[chosen]]))),
+            signals=spread(measured(replay.walking([settings[chosen]])), file.drawn / len(file.rows)),
             data_sha256=file.sha256,
             made=datetime.now(UTC).isoformat(timespec="seconds"),
             dynflow=version("dynflow"),
+            requests=len(file.rows) if conversational else None,
         ),
         ends,
         tuple(notes),
@@ -123,8 +144,13 @@ def calibrate(
 
 def _check_apart(tuning: OutcomeFile, file: OutcomeFile) -> None:
     """Raises `OutcomeError` where rows that choose what is tried would test it too."""
-    known = {content_hash(row.input) for row in tuning.rows}
-    faults = [Fault(row.line, "tuning has this request too") for row in file.rows if content_hash(row.input) in known]
+    known = {content_hash(row.input) for row in tuning.rows if row.conversation is None}
+    named = {row.conversation for row in tuning.rows} - {None}
+    faults = [
+        Fault(row.line, f"tuning has this {'request' if row.conversation is None else 'conversation'} too")
+        for row in file.rows
+        if (content_hash(row.input) in known if row.conversation is None else row.conversation in named)
+    ]
     if faults:
         raise outcome_error(file.path, faults)
 
@@ -142,7 +168,8 @@ def sample_of(replay: Replay, walked: Walked, ends: Ends, most_usd: float = math
     recorded = [replay.outcome_quality(name) for name in replay.recorded_nodes]
     known = np.concatenate([quality[~np.isnan(quality)] for quality in recorded])
     binary = bool(np.isin(known, (0.0, 1.0)).all())
-    return Sample(walked.quality, walked.usd, walked.called[ends.strong], reference, most_usd, binary)
+    called = walked.called[ends.strong]
+    return Sample(walked.quality, walked.usd, called, reference, most_usd, binary, replay.file.draws)
 
 
 def cost_cap(flow: Flow, ends: Ends, target: float) -> float:
@@ -178,35 +205,34 @@ def _check_costs(replay: Replay, walked: Walked, most: float) -> None:
         )
 
 
-def _refusal(promise: Promise, tested: Tested, ends: Ends, rows: int) -> CalibrationError:
+def _refusal(promise: Promise, tested: Tested, ends: Ends, unit: str) -> CalibrationError:
     """Why not even the setting that keeps the promise most surely is shown to keep it."""
     surest = f"always {ends.strong if promise.begins_strong else ends.weak}"
-    needed = tested.rows_needed(0, promise.confidence)
-    mean = tested.low + float(tested.values[0].mean()) * (tested.high - tested.low)
+    needed, draws = tested.rows_needed(0, promise.confidence), tested.values.shape[1]
     what = {"quality_of": "quality less the promised part", "quality": "quality", "usd": "USD", "share": "share"}
-    told = f"with {surest}, or the nearest that the params allow, mean {what[promise.kind]} is {mean:.4g}"
+    told = f"with {surest}, or the nearest that the params allow, mean {what[promise.kind]} is {tested.mean(0):.4g}"
     if needed is None:
         return CalibrationError(
-            f"no setting keeps the promise: {told} on {rows:,} rows; promise less", "broken_promise"
+            f"no setting keeps the promise: {told} on {draws:,} {unit}; promise less", "broken_promise"
         )
-    more = max(needed - rows, math.ceil(0.1 * rows))
+    more = max(needed - draws, math.ceil(0.1 * draws))
     return CalibrationError(
-        f"{rows:,} rows are too few for this promise at {100 * promise.confidence:g} % confidence: {told}, which takes "
-        f"about {more:,} rows more to be sure of; give more, or promise less",
+        f"{draws:,} {unit} are too few for this promise at {100 * promise.confidence:g} % confidence: {told}, which "
+        f"takes about {more:,} {unit} more to be sure of; give more, or promise less",
         "too_little_data",
     )
 
 
-def _nothing_gained(promise: Promise, tested: Tested, ends: Ends, rows: int) -> str:
+def _nothing_gained(promise: Promise, tested: Tested, ends: Ends, unit: str) -> str:
     """What it would take to go further than the surest setting."""
-    last = len(tested.values) - 1
+    last, draws = len(tested.values) - 1, tested.values.shape[1]
     places = sorted({1 + place * (last - 1) // 20 for place in range(21)}) if last > 0 else []
     needed = [count for place in places if (count := tested.rows_needed(place, promise.confidence)) is not None]
     surest = f"always {ends.strong if promise.begins_strong else ends.weak}"
     if not needed:
         return f"only {surest} keeps the promise"
-    more = max(min(needed) - rows, rows // 10)
-    return f"only {surest} is shown to keep the promise; about {more:,} rows more may change that"
+    more = max(min(needed) - draws, draws // 10)
+    return f"only {surest} is shown to keep the promise; about {more:,} {unit} more may change that"
 
 
 def _bound(promise: Promise, tested: Tested, chosen: int) -> dict[str, Any]:
@@ -226,7 +252,7 @@ def _bound(promise: Promise, tested: Tested, chosen: int) -> dict[str, Any]:
 
 
 def _expected(replay: Replay, walked: Walked, ends: Ends, chosen: int) -> dict[str, Any]:
-    weights = curves.resamples(len(replay), _RESAMPLES, 0)
+    weights = curves.resamples(replay.file.drawn, _RESAMPLES, 0)[:, replay.file.draws]
 
     def figure(values: Floats) -> Mapping[str, float | None]:
         return curves.mean_interval(values, weights).as_dict()

@@ -17,24 +17,24 @@ FEWEST_ROWS = 30
 
 
 def without_training_rows(flow: Flow, file: OutcomeFile) -> tuple[OutcomeFile, int]:
-    """The rows that no node's artefact was trained on, and how many others there were.
+    """The rows that no node's artefact was trained on, and how many others there were; conversations go whole.
 
     Raises `CalibrationError` (`contaminated`) where too few remain.
     """
     nodes = [flow.resources.cold_node(name) for name in flow.checked.nodes]
     seen_by: dict[str, int] = {}
-    kept = []
-    for row in file.rows:
+    known: set[int] = set()
+    for row, draw in zip(file.rows, file.draws, strict=True):
         try:
             request = Request(row.input, declared=flow.checked.spec.inputs)
         except InputError:
-            kept.append(row)  # said where the graph takes the rows, with its line
-            continue
+            continue  # said where the graph takes the rows, with its line
         seen = [node.id for node in nodes if node.trained_on(request)]
         for name in seen:
             seen_by[name] = seen_by.get(name, 0) + 1
-        if not seen:
-            kept.append(row)
+        if seen:
+            known.add(draw)
+    kept = [row for row, draw in zip(file.rows, file.draws, strict=True) if draw not in known]
     dropped = len(file.rows) - len(kept)
     if dropped and len(kept) < FEWEST_ROWS:
         names = ", ".join(f"{name!r} on {count:,}" for name, count in seen_by.items())

@@ -48,8 +48,8 @@ class Drift:
         )
 
 
-def spread(measured: Mapping[str, Floats]) -> dict[str, Any]:
-    """What a calibration file keeps of the numbers that decide."""
+def spread(measured: Mapping[str, Floats], independent: float = 1.0) -> dict[str, Any]:
+    """What a calibration file keeps of the numbers that decide, of which this share are drawn independently."""
     import numpy as np
 
     found: dict[str, Any] = {}
@@ -60,7 +60,7 @@ def spread(measured: Mapping[str, Floats]) -> dict[str, Any]:
             shares = [
                 [float(point), float((values < point).mean()), float((values <= point).mean())] for point in points
             ]
-            found[port] = {"n": len(values), "shares": shares}
+            found[port] = {"n": max(1, round(independent * len(values))), "shares": shares}
     return found
 
 

@@ -53,6 +53,7 @@ class Evaluation:
     """What `dynflow evaluate` tells; shares and CPT are 0…1, intervals are of 95 % (bootstrap)."""
 
     n: int
+    """Independent draws: requests, or conversations."""
     ends: Ends
     params: Mapping[str, Any]
     """As the graph has them now."""
@@ -76,11 +77,14 @@ class Evaluation:
     """How true the probabilities are that signals give."""
     drift: Sequence[Drift] = ()
     """How far these rows are from those that the graph was calibrated on."""
+    requests: int | None = None
+    """Requests of these conversations; None: each draw is a request."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
             "n": self.n,
+            **({} if self.requests is None else {"requests": self.requests}),
             **{name: figure.as_dict() for name, figure in self.figures.items()},
             "strong": self.ends.strong,
             "weak": self.ends.weak,
@@ -126,20 +130,20 @@ def evaluate(
     for name in params or {}:
         if (node := name.partition("/")[0]) != name and node not in replay.inside:
             raise OutcomeError(f"{name!r} cannot be set: outcomes of {node!r} are read as a whole")
-    if len(replay) < 2:
-        raise CalibrationError(
-            f"{len(replay)} row{'' if len(replay) == 1 else 's'} to evaluate on: give {FEWEST_ROWS} or more"
-        )
+    drawn = replay.file.drawn
+    unit = "conversation" if replay.file.conversational else "row"
+    if drawn < 2:
+        raise CalibrationError(f"{drawn} {unit}{'' if drawn == 1 else 's'} to evaluate on: give {FEWEST_ROWS} or more")
     ends = ends_of(replay, of)
     weak, strong = replay.outcome_quality(ends.weak), replay.outcome_quality(ends.strong)
-    weights = curves.resamples(len(replay), times, seed)
+    weights = curves.resamples(drawn, times, seed)[:, replay.file.draws]
     now = replay.walk([params or {}])
     length = np.array([len(request.text) for request in replay.requests], dtype=np.float64)
     figures = dict.fromkeys(curves.MEASURES, Interval(math.nan, math.nan, math.nan))
     points: list[dict[str, Any]] = []
-    notes = [*memory_notes(flow), *name_notes(replay), *cost_notes(replay, ends)]
-    if len(replay) < FEWEST_ROWS:
-        notes.append(f"intervals from {len(replay)} rows are too narrow: give {FEWEST_ROWS} or more")
+    notes = [*memory_notes(flow, file), *name_notes(replay), *cost_notes(replay, ends)]
+    if drawn < FEWEST_ROWS:
+        notes.append(f"intervals from {drawn} {unit}s are too narrow: give {FEWEST_ROWS} or more")
     if replay.knobs:
         walked = replay.walk(path(tuning or replay, ends.strong))
         called = walked.called[ends.strong]
@@ -158,7 +162,7 @@ def evaluate(
     walk = replay.walking([params or {}])
     drifts = [] if flow.calibration is None else drift_of(flow.calibration, measured(walk))
     return Evaluation(
-        len(replay),
+        drawn,
         ends,
         {**{name: flow.params[name].default for name in (*replay.defaults, *replay.knobs)}, **(params or {})},
         figures,
@@ -172,6 +176,7 @@ def evaluate(
         scores(walk),
         [reliability(each) for each in predictions(walk, ends.weak, ends.strong)],
         drifts,
+        len(replay) if replay.file.conversational else None,
     )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dynflow.calibration.columns import Column, Floats, Lookup
 from dynflow.language.references import EnvironmentReference, Reference
+from dynflow.node import Shifted
 from dynflow.request import Request
 
 Codes = NDArray[np.int64]
@@ -18,10 +19,13 @@ Codes = NDArray[np.int64]
 
 
 def numbers(value: Any, lookup: Lookup, requests: Sequence[Request]) -> Floats | None:
-    """A literal, a reference, or a function of the request as numbers [t | 1, n | 1].
+    """A literal, a reference, a function of the request, or one of these shifted, as numbers [t | 1, n | 1].
 
     NaN stands where it is null; None is given where there is anything else than numbers.
     """
+    if isinstance(value, Shifted):
+        inner = numbers(value.number, lookup, requests)
+        return None if inner is None else inner + value.by
     if isinstance(value, Reference):
         return _referred(value, lookup)
     if isinstance(value, EnvironmentReference):

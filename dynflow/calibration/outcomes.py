@@ -1,9 +1,10 @@
 """Outcome files: what each node or model gave for recorded requests, and how good it was.
 
-JSON lines: `{"id", "prompt" | "messages", "inputs"?, "outcomes": {"<node id, else model name>": {"quality": 0…1,
-"usd"?, "seconds"?, "response"?, "ports"?, "error"?}}}`. `inputs` holds the further keys that a graph declares; `ports`
-holds ports that the other fields do not tell (`{"confidence": 0.8}`); `error` is the kind of a failure. Other keys are
-for people, and not read.
+JSON lines: `{"id", "prompt" | "messages", "inputs"?, "conversation"?, "outcomes": {"<node id, else model name>":
+{"quality": 0…1, "usd"?, "seconds"?, "response"?, "ports"?, "error"?}}}`. `inputs` holds the further keys that a graph
+declares; `ports` holds ports that the other fields do not tell (`{"confidence": 0.8}`); `error` is the kind of a
+failure. Rows with the same `conversation` are its requests, in the order of the lines. Other keys are for people, and
+not read.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import difflib
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,13 @@ class Row:
     input: Any
     """What a flow takes: a text, messages, or a mapping with declared keys."""
     outcomes: Mapping[str, Outcome]
+    conversation: str | None = None
+    """The conversation that it is a request of; None: it stands alone."""
+
+    @property
+    def draw(self) -> str:
+        """What is drawn by chance, whole: the conversation, or the request that stands alone."""
+        return self.id if self.conversation is None else self.conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +83,52 @@ class OutcomeFile:
         """Names of outcomes that any row has, in the order they come up."""
         return tuple(dict.fromkeys(name for row in self.rows for name in row.outcomes))
 
+    @property
+    def conversational(self) -> bool:
+        """Whether any row is of a conversation."""
+        return any(row.conversation is not None for row in self.rows)
+
+    @cached_property
+    def draws(self) -> Sequence[int]:
+        """The independent draw that each row is of, numbered as they come up: its conversation, or the row alone."""
+        places: dict[tuple[bool, str], int] = {}
+        return [places.setdefault((row.conversation is None, row.draw), len(places)) for row in self.rows]
+
+    @cached_property
+    def turns(self) -> Sequence[int]:
+        """The place of each row in its conversation, from 0, by the order of the lines."""
+        found: dict[int, int] = {}
+        counts: Counter[int] = Counter()
+        for row, draw in sorted(zip(self.rows, self.draws, strict=True), key=lambda each: each[0].line):
+            found[row.line] = counts[draw]
+            counts[draw] += 1
+        return [found[row.line] for row in self.rows]
+
+    @property
+    def drawn(self) -> int:
+        """How many independent draws there are: conversations, and rows that stand alone."""
+        return len(set(self.draws))
+
+    def first(self, turns: int) -> OutcomeFile:
+        """No more than so many requests of each conversation."""
+        kept = [row for row, turn in zip(self.rows, self.turns, strict=True) if turn < turns]
+        return replace(self, rows=kept)
+
     def shuffled(self) -> OutcomeFile:
-        """The rows in an order that their ids decide: by chance, and the same each time."""
-        return replace(
-            self, rows=sorted(self.rows, key=lambda row: hashlib.sha256(f"order {row.id}".encode()).digest())
-        )
+        """The rows in an order that their ids decide: by chance, and the same each time. Conversations stay whole."""
+
+        def lot(row: Row) -> tuple[bytes, int]:
+            return hashlib.sha256(f"order {row.draw}".encode()).digest(), row.line
+
+        return replace(self, rows=sorted(self.rows, key=lot))
 
     def split(self, share: float) -> tuple[OutcomeFile, OutcomeFile]:
-        """About this share of the rows, and the others. A row's id decides: it is on the same side each time."""
+        """About this share of the rows, and the others; of a conversation all are on one side.
+
+        A row's id, or its conversation's name, decides: it is on the same side each time.
+        """
         bound = int(share * 2**32)
-        first = [row for row in self.rows if int(hashlib.sha256(row.id.encode()).hexdigest()[:8], 16) < bound]
+        first = [row for row in self.rows if int(hashlib.sha256(row.draw.encode()).hexdigest()[:8], 16) < bound]
         taken = {row.line for row in first}
         return replace(self, rows=first), replace(self, rows=[row for row in self.rows if row.line not in taken])
 
@@ -139,7 +185,7 @@ def _row(line: int, text: bytes) -> tuple[Row | None, list[str]]:
         return None, [f"no JSON that can be read: {error}"]
     if not isinstance(read, dict):
         return None, [f"a row is an object, not {_kind(read)}"]
-    wrong = [*_id_faults(read), *_input_faults(read)]
+    wrong = [*_id_faults(read), *_input_faults(read), *_conversation_faults(read)]
     outcomes: dict[str, Outcome] = {}
     given = read.get("outcomes")
     if "outcomes" not in read:
@@ -154,8 +200,10 @@ def _row(line: int, text: bytes) -> tuple[Row | None, list[str]]:
             wrong += faults
             if not faults:
                 outcomes[name] = _outcome(body)
-    id = read.get("id")
-    return Row(line, "" if id is None else str(id), _input(read), outcomes) if id is not None else None, wrong
+    id, conversation = read.get("id"), read.get("conversation")
+    if id is None:
+        return None, wrong
+    return Row(line, str(id), _input(read), outcomes, None if conversation is None else str(conversation)), wrong
 
 
 def _id_faults(read: Mapping[str, Any]) -> Iterator[str]:
@@ -164,6 +212,12 @@ def _id_faults(read: Mapping[str, Any]) -> Iterator[str]:
         yield f'no "id"{_misspelt("id", read)}: give each row its own'
     elif isinstance(id, bool) or not isinstance(id, str | int):
         yield f'"id" is a text or a whole number, not {_kind(id)}'
+
+
+def _conversation_faults(read: Mapping[str, Any]) -> Iterator[str]:
+    name = read.get("conversation")
+    if name is not None and (isinstance(name, bool) or not isinstance(name, str | int) or name == ""):
+        yield f'"conversation" is a text or a whole number, not {_shown(name)}; leave it out of a row that stands alone'
 
 
 def _input_faults(read: Mapping[str, Any]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -29,7 +29,9 @@ class Promise:
     """A promise on the mean over new requests, to be broken by at most 1 - confidence of all calibrations.
 
     `quality_of`: mean quality is at least `target` times that of the node `of`; `quality`: at least `target`; `usd`: a
-    request costs at most `target` on average; `share`: at most `target` of the requests call the node `of`.
+    request costs at most `target` on average; `share`: at most `target` of the requests call the node `of`. The mean
+    is over all requests to come or, with `turns`, over the first so many requests of all conversations to come: a
+    conversation weighs as much as it has of these.
 
     Raises `ValueError` for another kind, and for numbers that promise nothing.
     """
@@ -38,6 +40,7 @@ class Promise:
     target: float
     of: str
     confidence: float
+    turns: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -47,6 +50,8 @@ class Promise:
             raise ValueError(f"the target of {self.kind!r} is a number from 0 to {most}, both excluded: {self.target}")
         if not 0 < self.confidence < 1:
             raise ValueError(f"the confidence is a number from 0 to 1, both excluded: {self.confidence}")
+        if self.turns is not None and self.turns < 1:
+            raise ValueError(f"of a conversation at least one request counts: {self.turns}")
 
     @property
     def begins_strong(self) -> bool:
@@ -62,7 +67,12 @@ class Promise:
             "usd": f"mean cost is at most {precise_dollars(self.target)} per request",
             "share": f"at most {100 * self.target:.4g} % call {self.of}",
         }[self.kind]
-        return f"on new requests drawn like these, {what}, {doubt}"
+        if self.turns is None:
+            drawn = "new requests"
+        else:
+            counted = "request" if self.turns == 1 else f"{self.turns:,} requests"
+            drawn = f"the first {counted} of new conversations"
+        return f"on {drawn} drawn like these, {what}, {doubt}"
 
 
 @dataclass(frozen=True)
@@ -78,11 +88,13 @@ class Sample:
     """USD that one request can cost at most."""
     binary: bool = False
     """Whether every quality in the whole file is 0 or 1, so that its mean is a rate."""
+    draws: Sequence[int] | None = None
+    """[n]: the conversation of each row, numbered from 0 as they come up; None: rows are independent."""
 
 
 @dataclass(frozen=True)
 class Tested:
-    """A variable of 0…1 for each setting and row, whose mean must be above `limit` (0…1)."""
+    """A variable of 0…1 for each setting and independent draw, whose mean must be above `limit` (0…1)."""
 
     values: Array
     limit: float
@@ -90,6 +102,27 @@ class Tested:
     high: float
     """What 0 and 1 stand for in the promise's own unit."""
     binary: bool
+    turns: float = 1.0
+    """Requests that one draw may have at most, over those that it has on average."""
+
+    def by_conversation(self, draws: Sequence[int], most: int) -> Tested:
+        """The same with conversations of up to `most` requests as draws; `draws` [n] says which each row is of.
+
+        The mean over requests, E[Σ v] / E[length], is above the limit where E[Σ (v - limit)] is above 0. So a
+        conversation's value is the mean over `most` requests, of which those that it lacks are just at the limit: a
+        variable of 0…1 again, however the requests of one conversation hang together and whatever its length does.
+        """
+        of = np.asarray(draws)
+        count = int(of.max()) + 1
+        excess = np.zeros((count, len(self.values)))
+        np.add.at(excess, of, (self.values - self.limit).T)
+        values = np.clip(self.limit + excess.T / most, 0.0, 1.0)
+        return replace(self, values=values, binary=self.binary and most == 1, turns=most * count / len(of))
+
+    def mean(self, setting: int) -> float:
+        """The mean over the requests of these draws, in the promise's own unit."""
+        excess = float(self.values[setting].mean()) - self.limit
+        return self.low + (self.limit + self.turns * excess) * (self.high - self.low)
 
     def kept(self, confidence: float) -> Flags:
         """Settings [t] that are shown, each alone, to keep the promise with this confidence."""
@@ -106,11 +139,12 @@ class Tested:
         """The confidence bound of the mean of a setting that keeps the promise, in the promise's own unit."""
         row = self.values[setting]
         bound = clopper_pearson_lower(row, confidence) if self.binary else betting_lower(row, confidence)
-        # Betting bounds are looked for in steps, the limit itself was tested.
+        # Betting bounds are looked for in steps, the limit itself was tested. Of conversations the bound is that of a
+        # mean with requests at the limit among them, which is no better than that without.
         return self.low + max(bound, self.limit) * (self.high - self.low)
 
     def rows_needed(self, setting: int, confidence: float) -> int | None:
-        """About how many rows would show that a setting keeps the promise; None: it does not seem to."""
+        """About how many draws would show that a setting keeps the promise; None: it does not seem to."""
         return rows_needed(self.values[setting], self.limit, confidence)
 
     @property
@@ -121,6 +155,13 @@ class Tested:
 
 def variables(promise: Promise, sample: Sample) -> Tested:
     """The variables whose means decide whether a promise is kept."""
+    tested = _by_row(promise, sample)
+    if promise.turns is None or sample.draws is None:
+        return tested
+    return tested.by_conversation(sample.draws, promise.turns)
+
+
+def _by_row(promise: Promise, sample: Sample) -> Tested:
     target = promise.target
     match promise.kind:
         case "quality_of":  # the paired loss: E[q - r q_ref] >= 0

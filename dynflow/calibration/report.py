@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dynflow.calibration.pictures import quality_over_cost, quality_over_share, reliability_diagram, score_histogram
+from dynflow.calibration.saved import conversations
 
 if TYPE_CHECKING:
     from dynflow.calibration.curves import Interval
@@ -92,7 +93,8 @@ def report(found: Evaluation, title: str, calibration: Calibration | None = None
     params = ", ".join(f"{name} = {_plain(value)}" for name, value in found.params.items())
     left_out = f", {found.trained_on:,} left out because an artefact was trained on them" if found.trained_on else ""
     fitted = f", {found.tuning_rows:,} more to fit the path through the params" if found.tuning_rows else ""
-    told = f"{found.n:,} recorded requests{left_out}{fitted}; strong: {ends.strong}, weak: {ends.weak}"
+    drawn = f"{found.n:,} recorded requests" if found.requests is None else conversations(found.n, found.requests)
+    told = f"{drawn}{left_out}{fitted}; strong: {ends.strong}, weak: {ends.weak}"
     applied = calibration is not None and all(found.params.get(name) == v for name, v in calibration.params.items())
     now = "calibrated" if applied else "as it is now"
     return f"""<!doctype html>
@@ -138,7 +140,7 @@ def _promised(calibration: Calibration | None, applied: bool) -> str:
     side = "at most" if promise["kind"] in ("usd", "share") else "at least"
     statement = calibration.statement[:1].upper() + calibration.statement[1:]
     rests = (
-        f"{100 * promise['confidence']:g} % confidence, tested on {calibration.n:,} rows; "
+        f"{100 * promise['confidence']:g} % confidence, tested on {calibration.tested_on}; "
         f"{calibration.tuning_rows:,} others chose what to try. Tested by {bound['method']}: {bound['of']} is {side} "
         f"{bound['value']:.4g}, and had to be {side} {bound['limit']:.4g}. Made {calibration.made[:10]}."
     )

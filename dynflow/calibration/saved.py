@@ -24,11 +24,12 @@ class Calibration:
     """Of the graph that it was made for (`dynflow.hashes.graph_hash`)."""
     params: Mapping[str, Any]
     promise: Mapping[str, Any]
-    """`kind` (`quality_of`, `quality`, `usd`, `share`), `target`, `of`, `confidence`."""
+    """`kind` (`quality_of`, `quality`, `usd`, `share`), `target`, `of`, `confidence`; of conversations also `turns`:
+    how many requests of each are promised of."""
     statement: str
     """What is promised, in words."""
     n: int
-    """Rows that it was tested on."""
+    """Independent draws that it was tested on: requests, or conversations."""
     tuning_rows: int
     trained_on: int
     """Rows that were left out because an artefact was trained on them."""
@@ -37,12 +38,19 @@ class Calibration:
     expected: Mapping[str, Any]
     """`quality`, `usd`, `strong_share` with intervals, and the `reference`'s, on the rows that it was tested on."""
     signals: Mapping[str, Any]
-    """How the numbers that decide were spread over these rows: by `node.port`, `n`, and `shares`: values, each with the
-    share of requests that had less, and of those that had no more."""
+    """How the numbers that decide were spread over these rows: by `node.port`, `n` (draws), and `shares`: values, each
+    with the share of requests that had less, and of those that had no more."""
     data_sha256: str
     made: str
     """Date and time, ISO 8601, UTC."""
     dynflow: str
+    requests: int | None = None
+    """Requests that were counted of the conversations drawn; None: each draw was a request."""
+
+    @property
+    def tested_on(self) -> str:
+        """What it was tested on, in words."""
+        return f"{self.n:,} rows" if self.requests is None else conversations(self.n, self.requests)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -76,6 +84,11 @@ class Calibration:
             except ValueError as error:
                 raise ArtefactError(f"the calibration's {name}: {error}: calibrate again") from None
         return found
+
+
+def conversations(draws: int, requests: int) -> str:
+    """So many conversations of so many requests altogether, in words; a request that stands alone is one."""
+    return f"{draws:,} conversations of {requests:,} requests"
 
 
 def path_for(graph: Path) -> Path:

@@ -126,4 +126,5 @@ def _version() -> str:
 
 def _name(plan: NodePlan, fingerprint: str, call: Call) -> str:
     """What an output is known by between runs: all that it depends on."""
-    return content_hash([plan.cls.type, _version(), fingerprint, call.options, call.request.original])
+    parts = [plan.cls.type, _version(), fingerprint, call.options, call.request.original]
+    return content_hash(parts if call.remembered is None else [*parts, call.remembered])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from dynflow.calibration.inside import InsideStates
 from dynflow.calibration.orders import Codes
 from dynflow.calibration.outcomes import Fault, outcome_error
 from dynflow.calibration.signals import Key
+from dynflow.calibration.turns import Cell, in_turns
 from dynflow.calibration.walked import Given, Index, NodeStates, Params
 from dynflow.errors import InputError
 from dynflow.graph import NodePlan
@@ -208,22 +210,18 @@ class Walking:
         return np.atleast_2d(found)
 
     def _run(self, plan: NodePlan, reached: Flags) -> NodeStates:
-        """Run a signal on each different input that it is given: its request, and what its options refer to."""
+        """Run a signal on each different input that it is given: its request, what its options refer to, and what it
+        remembers of the conversation."""
         inputs = self._different_inputs(plan)
-        if not inputs:
+        memory = self.replay.flow.resources.cold_node(plan.id).remembers
+        if memory is None and not inputs:
             rows = np.flatnonzero(reached.any(0))
             settings = reached.argmax(0)[rows]  # whichever comes here: all give it the same
-            states = self._outputs(plan, list(zip(rows.tolist(), settings.tolist(), strict=True)))
+            states = self._outputs(plan, [(row, setting, None) for row, setting in zip(rows, settings, strict=True)])
             index = np.full(len(self.replay.rows), _NOBODY, dtype=np.int32)
             index[rows] = np.arange(len(rows))
             return NodeStates(states, index[None, :])
-        settings, rows = np.nonzero(reached)
-        codes = orders.joined([rows, *(np.broadcast_to(code, self.shape)[settings, rows] for code in inputs)])
-        _, first, place = np.unique(codes, return_index=True, return_inverse=True)
-        states = self._outputs(plan, [(int(rows[each]), int(settings[each])) for each in first])
-        index = np.full(self.shape, _NOBODY, dtype=np.int32)
-        index[settings, rows] = place.ravel()
-        return NodeStates(states, index)
+        return in_turns(self.replay.file, memory, reached, inputs, partial(self._outputs, plan))
 
     def _different_inputs(self, plan: NodePlan) -> list[Codes]:
         """For each thing that may differ between settings: a number [t | 1, n | 1] for each of its values."""
@@ -258,17 +256,17 @@ class Walking:
     def _reached(self, name: str) -> Flags:
         return self.reached.get(name, np.zeros((1, 1), dtype=bool))
 
-    def _outputs(self, plan: NodePlan, cells: Iterable[tuple[int, int]]) -> list[State]:
-        """The states that a signal ends in for these (row, setting)."""
+    def _outputs(self, plan: NodePlan, cells: Iterable[Cell]) -> list[State]:
+        """The states that a signal ends in for these (row, setting, what it remembers)."""
         calls: list[tuple[Key, Call] | Exception] = []
-        for row, setting in cells:
+        for row, setting, remembered in cells:
             try:
-                calls.append(self._call(plan, row, setting))
+                calls.append(self._call(plan, int(row), int(setting), remembered))
             except Exception as error:
                 calls.append(error)
         return self.replay.signals.states(plan, calls)
 
-    def _call(self, plan: NodePlan, row: int, setting: int) -> tuple[Key, Call]:
+    def _call(self, plan: NodePlan, row: int, setting: int, remembered: Any) -> tuple[Key, Call]:
         """What a signal is given, and what tells it from what it was given otherwise. Raises `InputError`."""
         read: list[Any] = []
 
@@ -298,8 +296,9 @@ class Walking:
             seconds_left=lambda: math.inf,
             charge=_no_charge,
             closed=frozenset(name for name, rows in self.replay.closed.items() if rows[row]),
+            remembered=remembered,
         )
-        return (plan.id, row, *((type(each), each) for each in read)), call
+        return (plan.id, row, *((type(each), each) for each in (*read, remembered))), call
 
     def _scalar(self, owner: str, port: str, row: int, setting: int) -> Any:
         """One value as a reference reads it."""

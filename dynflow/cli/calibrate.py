@@ -35,6 +35,12 @@ _PART = FiniteRange(0, 1, min_open=True, max_open=True)
     metavar="FILE",
     help="Outcomes that settings are chosen on; default: a fifth of the rows of --outcomes, which then tests no more.",
 )
+@click.option(
+    "--turns",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Promise it of the first N requests of each conversation; default: of as many as the longest tuning one has.",
+)
 @click.option("--dry-run", is_flag=True, help="Write no calibration file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the calibration as one JSON object.")
 def command(
@@ -48,6 +54,7 @@ def command(
     most_share: float | None,
     confidence: float,
     tuning: Path | None,
+    turns: int | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -56,8 +63,9 @@ def command(
     One of --quality, --mean-quality, --usd and --share says what is promised. The params written are the cheapest that
     are shown to keep a promise of quality (those of the best quality for one of cost) by an exact test on the rows of
     the file, which must be drawn like the requests to come. The promise is on the mean over new requests, not on each
-    of them. GRAPH.calibration.json beside the graph takes them; loading the graph applies it. Rows that an artefact of
-    the graph was trained on are left out, and too few rows are an error that says how many more it takes.
+    of them. Rows with the same "conversation" are one draw: conversations are counted, then, not rows.
+    GRAPH.calibration.json beside the graph takes the params; loading the graph applies it. Rows that an artefact of the
+    graph was trained on are left out, and too few rows are an error that says how many more it takes.
 
     \b
     Examples:
@@ -84,6 +92,7 @@ def command(
             of=of,
             confidence=confidence,
             tuning=other,
+            turns=turns,
             progress=progress,
             kept=KeptOutputs(),
         )
@@ -123,7 +132,7 @@ def _report(found: Calibrated) -> str:
     lines = [
         click.style(params, bold=True),
         calibration.statement,
-        f"tested on {calibration.n:,} rows{left_out}; {calibration.tuning_rows:,} others chose what to try",
+        f"tested on {calibration.tested_on}{left_out}; {calibration.tuning_rows:,} others chose what to try",
         f"{bound['method']}: {bound['of']} is {side} {bound['value']:.4g}, and must be {side} {bound['limit']:.4g}",
         table(
             [

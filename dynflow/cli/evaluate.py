@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dynflow.calibration.saved import conversations
 from dynflow.cli.arguments import graph_argument, read_params, set_option
 from dynflow.cli.outcomes import bind_option, money, number, of_option, outcomes_option, read_bindings, read_file, share
 from dynflow.cli.terminal import table, write_whole
@@ -86,8 +87,9 @@ def _report(found: Evaluation) -> str:
     params = ", ".join(f"{name} = {value:g}" for name, value in found.params.items() if isinstance(value, int | float))
     left_out = f", {found.trained_on:,} left out (trained on)" if found.trained_on else ""
     fitted = f", {found.tuning_rows:,} more to fit the path through the params" if found.tuning_rows else ""
+    drawn = f"{found.n:,} rows" if found.requests is None else conversations(found.n, found.requests)
     lines = [
-        click.style(f"{found.n:,} rows{left_out}{fitted}; strong: {ends.strong}, weak: {ends.weak}", bold=True),
+        click.style(f"{drawn}{left_out}{fitted}; strong: {ends.strong}, weak: {ends.weak}", bold=True),
         f"now{f', with {params}' if params else ''}",
         table(
             [

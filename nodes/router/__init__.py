@@ -12,7 +12,7 @@ from pydantic import Field
 from dynflow.errors import NodeFailed
 from dynflow.language.references import Reference
 from dynflow.language.types import PortType, enum, number, record
-from dynflow.node import AnswerNames, BuildScope, Call, Finding, Node, NodeOptions, Output, Takes
+from dynflow.node import AnswerNames, BuildScope, Call, Finding, Memory, Node, NodeOptions, Output, Takes
 from dynflow.nodes.router import checks, rules, scorers
 from dynflow.nodes.router.compared import pairs
 from dynflow.nodes.router.conversations import Conversations
@@ -117,8 +117,8 @@ class Router(Node):
         self._auto: AutoRouter | None = None
 
     @property
-    def remembers(self) -> bool:
-        return self.options.sticky is not None
+    def remembers(self) -> Memory | None:
+        return None if self.options.sticky is None else Memory(self._conversation_key, "choice")
 
     def compared(self) -> Mapping[str, Sequence[tuple[Any, Any]]]:
         own = {None: self.options.score, "random": self._chance, "litellm": _complexity}[self.options.scorer]
@@ -136,7 +136,7 @@ class Router(Node):
         options = call.options
         routes = self._routes(call)
         conversation = self._conversation(call)
-        kept = self._conversations.route(conversation) if conversation else None
+        kept = self._conversations.route(conversation) if conversation else call.remembered
         choice = self._choice(call, routes, kept)
         if conversation:
             self._conversations.keep(conversation, choice.route)
@@ -184,8 +184,12 @@ class Router(Node):
         """The conversation's name, where the router is sticky and the caller gives one."""
         if self.options.sticky is None:
             return None
-        name = call.configurable.get(self.options.conversation or "thread_id")
+        name = call.configurable.get(self._conversation_key)
         return str(name) if name is not None else None
+
+    @property
+    def _conversation_key(self) -> str:
+        return self.options.conversation or "thread_id"
 
     def _choice(self, call: Call, routes: Sequence[Route], kept: str | None) -> Choice:
         """Raises `NodeFailed` where the rule does not decide, and no route is stated for that."""

@@ -49,10 +49,12 @@ def test_no_block_is_left_out() -> None:
 
 
 def test_the_outcome_row_is_one(folder: Path) -> None:
-    (row,) = blocks("json")
+    row, conversation = blocks("json")
     (folder / "row.jsonl").write_text(row, "utf-8")
     (read,) = read_outcomes(folder / "row.jsonl").rows
     assert {name: outcome.quality for name, outcome in read.outcomes.items()} == {"local": 0, "cloud": 1}
+    (folder / "row.jsonl").write_text(conversation, "utf-8")
+    assert list(read_outcomes(folder / "row.jsonl").turns) == [0, 1]
 
 
 def test_shell_blocks(folder: Path) -> None:

@@ -16,6 +16,7 @@ from dynflow.calibration.outcomes import OutcomeFile, read_outcomes
 from dynflow.calibration.replay import Replay
 from dynflow.errors import CalibrationError
 from dynflow.flow import Flow
+from dynflow.node import Memory
 from dynflow.testing import FakeChat
 
 GRAPH = """
@@ -104,19 +105,19 @@ def test_a_floor_is_calibrated(tmp_path: Path) -> None:
     assert done.calibration.expected["strong_share"]["value"] < 0.9
 
 
-def test_a_sticky_router_gets_no_promise(tmp_path: Path) -> None:
+def test_a_sticky_router_gets_no_promise_on_rows_that_tell_no_conversation(tmp_path: Path) -> None:
     file = outcomes(tmp_path, 150)
     with pytest.raises(CalibrationError, match="'route' keeps conversations on their route") as caught:
         calibrate(flow(STICKY), file, kind="quality_of", target=0.7, of="big")
     assert caught.value.code == "dependent"
-    check_independent(flow())
+    check_independent(flow(), file)
 
 
 def test_rows_of_a_sticky_router_are_evaluated_one_by_one(tmp_path: Path) -> None:
     file = outcomes(tmp_path, 60)
     sticky, plain = evaluate(flow(STICKY), file, times=20), evaluate(flow(), file, times=20)
     assert sticky.figures["quality"] == plain.figures["quality"]
-    assert "route is sticky: each row counts as the first turn of a conversation" in sticky.notes
+    assert 'route is sticky, and no row says its "conversation": each counts as the first turn of one' in sticky.notes
 
 
 def test_a_router_inside_a_sub_graph_is_found(tmp_path: Path) -> None:
@@ -131,4 +132,4 @@ def test_a_router_inside_a_sub_graph_is_found(tmp_path: Path) -> None:
         "edges: [{from: start, to: part}, {from: part, to: end}]\n",
         encoding="utf-8",
     )
-    assert remembering(dynflow.load(outer)) == ["part/route"]
+    assert remembering(dynflow.load(outer)) == {"part/route": Memory("thread_id", "choice")}

@@ -47,15 +47,18 @@ class Rows:
         work: str,
         *,
         also: Collection[str] = (),
+        together: str = "",
         check: Callable[[Row], str | None] = lambda row: None,
     ) -> None:
-        """`work` is the hash of what is done to each input; `also` names further keys that the result depends on.
+        """`work` is the hash of what is done to each input; `also` names further keys that the result depends on. Rows
+        that have the same under the one named `together` are drawn as one.
 
         `check` says what else is wrong with a row, in words.
         """
         self.path = path
         self._work = work
         self._also = also
+        self._together = together
         self._check = check
         self._order = "line"
         self._file = _open(path)
@@ -64,7 +67,8 @@ class Rows:
         self._index.execute("PRAGMA cache_size = -16384")
         self._index.execute(
             "CREATE TABLE rows (line INTEGER PRIMARY KEY, start INTEGER NOT NULL, id TEXT NOT NULL UNIQUE,"
-            " key TEXT NOT NULL, lot BLOB, state TEXT NOT NULL DEFAULT 'waiting', changed INTEGER NOT NULL DEFAULT 0)"
+            " key TEXT NOT NULL, shared TEXT, lot BLOB, state TEXT NOT NULL DEFAULT 'waiting',"
+            " changed INTEGER NOT NULL DEFAULT 0)"
         )
         try:
             self._read()
@@ -85,18 +89,18 @@ class Rows:
     def draw(self, sample: int | None, seed: int) -> None:
         """Put the rows in an order that chance and `seed` decide, and keep the first so many (None: all).
 
+        Rows that are drawn `together` stay so, which may make the sample a few rows larger.
         The sample of a size is part of that of any larger one, and what is finished of it at any time is one too.
         """
 
-        def lot(id: str) -> bytes:
-            return hashlib.sha256(f"{seed} {id}".encode()).digest()
+        def lot(name: str) -> bytes:
+            return hashlib.sha256(f"{seed} {name}".encode()).digest()
 
         self._index.create_function("lot", 1, lot, deterministic=True)
-        self._index.execute("UPDATE rows SET lot = lot(id)")
+        self._index.execute("UPDATE rows SET lot = lot(coalesce(shared, id))")
         if sample is not None:
-            self._index.execute(
-                "DELETE FROM rows WHERE line NOT IN (SELECT line FROM rows ORDER BY lot, line LIMIT ?)", (sample,)
-            )
+            first = "SELECT lot FROM rows ORDER BY lot, line LIMIT ?"
+            self._index.execute(f"DELETE FROM rows WHERE lot NOT IN ({first})", (sample,))
         self._order = "lot, line"
 
     def changed(self) -> tuple[int, str]:
@@ -159,10 +163,11 @@ class Rows:
 
     def _add(self, row: Row, start: int) -> str | None:
         """Put a row into the index; what is wrong with it, in words."""
-        id = json.dumps(row.id)
+        id, shared = json.dumps(row.id), row.more.get(self._together)
         try:
             self._index.execute(
-                "INSERT INTO rows (line, start, id, key) VALUES (?, ?, ?, ?)", (row.line, start, id, row.key)
+                "INSERT INTO rows (line, start, id, key, shared) VALUES (?, ?, ?, ?, ?)",
+                (row.line, start, id, row.key, None if shared is None else f"{self._together} {shared}"),
             )
         except sqlite3.IntegrityError:
             earlier = self._index.execute("SELECT line FROM rows WHERE id = ?", (id,)).fetchone()[0]

@@ -185,7 +185,9 @@ def _row(line: int, text: bytes) -> tuple[Row | None, list[str]]:
         return None, [f"no JSON that can be read: {error}"]
     if not isinstance(read, dict):
         return None, [f"a row is an object, not {_kind(read)}"]
-    wrong = [*_id_faults(read), *_input_faults(read), *_conversation_faults(read)]
+    wrong = [*_id_faults(read), *_input_faults(read)]
+    if (fault := conversation_fault(read.get("conversation"))) is not None:
+        wrong.append(fault)
     outcomes: dict[str, Outcome] = {}
     given = read.get("outcomes")
     if "outcomes" not in read:
@@ -214,10 +216,11 @@ def _id_faults(read: Mapping[str, Any]) -> Iterator[str]:
         yield f'"id" is a text or a whole number, not {_kind(id)}'
 
 
-def _conversation_faults(read: Mapping[str, Any]) -> Iterator[str]:
-    name = read.get("conversation")
-    if name is not None and (isinstance(name, bool) or not isinstance(name, str | int) or name == ""):
-        yield f'"conversation" is a text or a whole number, not {_shown(name)}; leave it out of a row that stands alone'
+def conversation_fault(name: Any) -> str | None:
+    """What is wrong with the name of a row's conversation, in words; None is none."""
+    if name is None or (isinstance(name, str | int) and not isinstance(name, bool) and name != ""):
+        return None
+    return f'"conversation" is a text or a whole number, not {_shown(name)}; leave it out of a row that stands alone'
 
 
 def _input_faults(read: Mapping[str, Any]) -> Iterator[str]:

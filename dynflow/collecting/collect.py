@@ -19,6 +19,7 @@ from dynflow.batch_file.file_run import CONCURRENCY, HOPELESS, PASSING, Changed,
 from dynflow.batch_file.rows import Row, Rows
 from dynflow.batch_file.runner import work_hash
 from dynflow.budgets import Budget, TotalAllowance
+from dynflow.calibration.outcomes import conversation_fault
 from dynflow.collecting.bounded import check_bounded
 from dynflow.collecting.needed import needed, references
 from dynflow.collecting.outcome import input_keys, outcome_of
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from dynflow.flow import Flow
 
 _ROW_KEYS = frozenset({"id", "key", "outcomes", "usd"})
+_ALSO = ("conversation", "reference")
+"""Keys of a row, beside those of any batch, that its outcomes depend on, and that stand beside them."""
 _OF_ALL = frozenset({"total", "usd_per_day"})
 """Budgets that a row shares with others."""
 
@@ -54,9 +57,9 @@ def collect_outcomes(
     """Collect the outcomes of a file's rows, `{"id", "input", "reference"}`, until all have one or the budget is spent.
 
     `grade` is a grader, or a function of an `Answered` that gives 0…1 or whether it is right, and may be async.
-    `sample` rows are drawn by `seed`; `usd` is what all of it may cost, the grader and earlier runs included; `told`
-    hears of each finished row. The same call goes on where the last was stopped; further options are those of
-    `Collection`. Raises `BatchFileError`, `GradingError`, and what the function raises.
+    `sample` rows are drawn by `seed`, those of a `conversation` together; `usd` is what all of it may cost, the grader
+    and earlier runs included; `told` hears of each finished row. The same call goes on where the last was stopped;
+    further options are those of `Collection`. Raises `BatchFileError`, `GradingError`, and what the function raises.
     """
     with Collection(
         flow, Path(source), Path(target), grade=grade, sample=sample, seed=seed, usd=usd, **options
@@ -106,7 +109,8 @@ class Collection(FileRun[CollectionReport]):
             check_bounded(flow)
             if self._grader.flow is not None:
                 check_bounded(self._grader.flow)
-        rows = Rows(source, work_hash(flow, params, self._grader.identity()), also=("reference",), check=self._fault_of)
+        work = work_hash(flow, params, self._grader.identity())
+        rows = Rows(source, work, also=_ALSO, together="conversation", check=self._fault_of)
         rows.draw(sample, seed)
         super().__init__(
             rows,
@@ -147,6 +151,8 @@ class Collection(FileRun[CollectionReport]):
             Request(row.input, declared=self._flow.checked.spec.inputs)
         except InputError as error:
             return str(error)
+        if (fault := conversation_fault(row.more.get("conversation"))) is not None:
+            return fault
         return self._grader.fault(row.more)
 
     @override
@@ -164,13 +170,12 @@ class Collection(FileRun[CollectionReport]):
                 self._stop(self._spent(error))
             raise
         del self._begun[row.line]
-        reference = {"reference": row.more["reference"]} if "reference" in row.more else {}
         cost = None if None in (done.usd, done.grading_usd) else (done.usd or 0.0) + (done.grading_usd or 0.0)
         return {
             "id": row.id,
             "key": row.key,
             **input_keys(row.input),
-            **reference,
+            **row.more,
             "outcomes": done.outcomes,
             "grading_usd": done.grading_usd,
             "usd": cost,
@@ -227,8 +232,10 @@ class Collection(FileRun[CollectionReport]):
         question = Request(row.input, declared=self._flow.checked.spec.inputs).text
         answered = Answered(text, question, row.more.get("reference"), name, row.input)
         grade = await self._grader.grade(answered, self._budget)
-        del done.ungraded[name]
         done.grading_usd = _sum(done.grading_usd, grade.usd)
+        if grade.failure is not None:
+            raise grade.failure
+        del done.ungraded[name]
         if grade.quality is None:
             done.outcomes[name]["ungraded"] = grade.why
         else:

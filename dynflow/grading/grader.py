@@ -44,6 +44,8 @@ class Grade:
     """None where a price is unknown."""
     why: str | None = None
     """Why there is none."""
+    failure: Exception | None = None
+    """What a model raised that no row is to blame for: there is no grade yet, but this may have cost something."""
 
 
 class Grader(ABC):
@@ -78,5 +80,5 @@ class Grader(ABC):
     async def grade(self, answered: Answered, budget: Budget | None = None) -> Grade:
         """The answer's grade; `budget` is what a grader that pays may spend.
 
-        Raises `GradingError` where the grader itself is at fault, and what a model raises that no row is to blame for.
+        Raises `GradingError` where the grader itself is at fault.
         """

@@ -80,7 +80,7 @@ class Judge(Grader):
         asked = await self.flow.arun_node(_NODE, prompt, budget=Budget(Limits(), self._day, budget))
         error = asked.error
         if isinstance(error, (*HOPELESS, *PASSING, BudgetExceeded)):
-            raise error
+            return Grade(None, asked.ledger.usd, failure=error)
         if asked.output is None:
             return Grade(None, asked.ledger.usd, f"the judge {self._model!r}: {error}")
         return Grade(asked.output.value["score"] / _BEST, asked.ledger.usd)

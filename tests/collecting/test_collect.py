@@ -12,9 +12,10 @@ from dynflow import BudgetExceeded, Flow, loads
 from dynflow.calibration.evaluate import evaluate
 from dynflow.calibration.outcomes import OutcomeFile, read_outcomes
 from dynflow.collecting import Collection, CollectionReport, collect_outcomes
-from dynflow.errors import BatchFileError, GradingError, OutcomeError
+from dynflow.errors import BatchFileError, GradingError, OutcomeError, Overloaded
 from dynflow.grading import Answered, read_grader
 from dynflow.grading.comparing import Exact
+from dynflow.grading.grader import Grade
 from dynflow.testing import FakeChat
 
 CASCADE = """
@@ -196,6 +197,39 @@ async def test_the_judge_is_paid_from_the_budget(files):
     short = await files.collect(asked, grade=read_grader("judge:judge", asked), usd=1.2, concurrency=1)
     assert short.stopped is not None
     assert short.usd + short.unfinished_usd <= 1.2
+
+
+async def test_what_a_grader_that_failed_has_cost_is_counted(files):
+    class OutOfService(Exact):
+        tries = 0
+
+        async def grade(self, answered, budget=None):
+            self.tries += 1
+            return Grade(None, 0.25, failure=Overloaded("later")) if self.tries == 1 else Grade(1.0, 0.5)
+
+    files.write(1)
+    asked = flow()
+    report = await files.collect(asked, grade=OutOfService())
+    assert report.errors == {}
+    assert files.rows()[0]["grading_usd"] == pytest.approx(0.25 + 2 * 0.5)
+    assert calls(asked, "large") == 1
+
+
+async def test_rows_of_a_conversation_are_drawn_together_and_say_so(files):
+    rows = [{"id": row, "input": f"question {row}", "reference": "yes"} for row in range(24)]
+    rows = [{**row, "conversation": row["id"] % 6} if row["id"] < 18 else row for row in rows]
+    files.source.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    await files.collect(flow(), sample=10, seed=1, concurrency=1)
+    found = files.read()
+    assert 10 <= len(found.rows) <= 12
+    assert 1 < found.drawn < len(found.rows)
+    for row in found.rows:
+        if row.conversation is not None:
+            fellows = [int(each.id) for each in found.rows if each.conversation == row.conversation]
+            assert fellows == [int(row.conversation), int(row.conversation) + 6, int(row.conversation) + 12]
+    files.source.write_text(json.dumps({**rows[0], "conversation": 1.5}), "utf-8")
+    with pytest.raises(BatchFileError, match=r':1: "conversation" is a text or a whole number, not 1.5'):
+        await files.collect(flow())
 
 
 async def test_a_failure_is_an_outcome_and_its_fallback_is_then_run(files):

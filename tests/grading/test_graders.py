@@ -178,8 +178,9 @@ def test_a_judge_without_a_key_is_no_bad_grade():
     fail = JUDGED.replace("provider: host", "provider: litellm, model: openai/x, api_key: '${env:NO_SUCH_KEY}'")
     from dynflow import MissingEnvironment
 
-    with pytest.raises(MissingEnvironment):
-        grade(read_grader("judge:large", loads(fail)), "x")
+    given = grade(read_grader("judge:large", loads(fail)), "x")
+    assert isinstance(given.failure, MissingEnvironment)
+    assert given.why is None
 
 
 def test_names_of_graders(tmp_path):

@@ -1,4 +1,4 @@
-"""`dynflow train`: makes the artefacts that signals read."""
+"""`dynflow train`: makes the artefacts that nodes read."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ _FEWEST_SHOWN = 20
 
 @click.group("train")
 def command() -> None:
-    """Train what signals predict with.
+    """Train what nodes predict with.
 
     \b
     Examples:
       dynflow train difficulty --data outcomes.jsonl --out my_difficulty
       dynflow train check --data outcomes.jsonl --out my_check
+      dynflow train early-exit --data texts.csv --out my_classifier
     """
 
 
@@ -137,6 +138,113 @@ def check(data: tuple[Path, ...], out: Path, kind: str, weak: str, strong: str) 
     _tell(report)
 
 
+@command.command("early-exit")
+@click.option(
+    "--data", multiple=True, required=True, help="TSV, CSV or JSONL file, or owner/name on a hub; repeatable."
+)
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the artefact.")
+@click.option("--model", default="embedded/all-minilm-l6-v2", show_default=True, help="Encoder: a folder, or a hub id.")
+@click.option("--revision", help="Of a model on a hub: its commit.")
+@click.option("--text-column", help="Found by its name, if not given.")
+@click.option("--label-column", help="The same.")
+@click.option("--name", "names", multiple=True, metavar="LABEL=NAME", help="What a label is to be called.")
+@click.option("--held-out", type=click.IntRange(min=1), help="Rows to judge by. Default: a tenth.")
+@click.option(
+    "--method",
+    type=click.Choice(["joint", "two-stage", "alternating"]),
+    default="joint",
+    show_default=True,
+    help="All exits with the encoder; the encoder, then the exits; or in turns.",
+)
+@click.option(
+    "--alone-epochs", type=click.IntRange(min=0), default=1, show_default=True, help="For the last exit only."
+)
+@click.option("--epochs", type=click.IntRange(min=1), default=2, show_default=True, help="Of the method.")
+@click.option(
+    "--distil", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of the loss: the last exit."
+)
+@click.option("--temperature", type=float, default=2.0, show_default=True, help="That exits learn from it at.")
+@click.option(
+    "--weighting",
+    type=click.Choice(["equal", "early", "late"]),
+    default="equal",
+    show_default=True,
+    help="Which exits count most.",
+)
+@click.option("--exits", metavar="LAYERS", help="After which layers, such as 0,1,2,4; the last is added. Default: all.")
+@click.option("--pooling", type=click.Choice(["mean", "first"]), default="mean", show_default=True, help="Of tokens.")
+@click.option(
+    "--inner", type=click.IntRange(min=0), default=0, show_default=True, help="Width of a head's inner layer."
+)
+@click.option("--shared", is_flag=True, help="One head for all exits.")
+@click.option("--balanced", is_flag=True, help="Classes count alike, however rare.")
+@click.option("--batch-rows", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--rate", type=float, default=1e-4, show_default=True, help="Learning rate of the encoder.")
+@click.option("--heads-rate", type=float, default=1e-3, show_default=True, help="Of the heads.")
+@click.option("--max-tokens", type=click.IntRange(min=3), default=128, show_default=True, help="Where texts are cut.")
+@click.option("--rank", type=click.IntRange(min=0), default=64, show_default=True, help="Of kept changes; 0: whole.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def early_exit(
+    data: tuple[str, ...],
+    out: Path,
+    model: str,
+    revision: str | None,
+    text_column: str | None,
+    label_column: str | None,
+    names: tuple[str, ...],
+    exits: str | None,
+    **recipe: Any,
+) -> None:
+    """Learn from labelled texts to classify, leaving the encoder as soon as one is sure.
+
+    Columns such as `text` or `sentence`, and `label`, are found by their names; TSV and CSV begin with a line of them.
+    The artefact's card has the whole curve of accuracy against layers, on rows that are held out so that no row
+    contains one of the other side. A run that was stopped goes on where it was when started again with the same
+    arguments.
+
+    \b
+    Examples:
+      dynflow train early-exit --data reviews.csv --out my_classifier
+      dynflow train early-exit --data sst2.tsv --name 0=negative --name 1=positive --held-out 12500 --out sst2
+    """
+    from dynflow.errors import MissingDependency
+    from dynflow.learning.labelled import Columns
+
+    try:
+        from dynflow.nodes.early_exit_classifier.train import train
+        from dynflow.nodes.early_exit_classifier.training.recipe import Recipe
+    except ModuleNotFoundError as error:
+        raise MissingDependency(str(error.name), 'pip install "dynflow[transformers]"') from error
+    with progress_bars() as progress:
+        report = train(
+            data,
+            out,
+            model=model,
+            revision=revision,
+            recipe=Recipe(exits=_layers(exits), **recipe),
+            columns=Columns(text_column, label_column),
+            names=dict(_named(name) for name in names),
+            progress=progress,
+        )
+    click.echo(f"trained on {report.rows:,} rows; wrote {out}, {report.size / 1e6:.1f} MB")
+    _tell_figures(report.figures)
+    click.echo(f"use it with `model: {_local(out)}`")
+
+
+def _layers(given: str | None) -> tuple[int, ...] | None:
+    try:
+        return None if given is None else tuple(sorted({int(layer) for layer in given.split(",")}))
+    except ValueError:
+        raise click.BadParameter(f"{given!r} is no list of layers such as 0,1,2,4", param_hint="--exits") from None
+
+
+def _named(given: str) -> tuple[str, str]:
+    label, equals, name = given.partition("=")
+    if not equals or not name:
+        raise click.BadParameter(f"{given!r} is not LABEL=NAME", param_hint="--name")
+    return label, name
+
+
 class Trained(Protocol):
     """What a training reports: how many rows it learnt from, measures by name of the rows, and where it wrote."""
 
@@ -153,13 +261,21 @@ class Trained(Protocol):
 def _tell(report: Trained) -> None:
     click.echo(f"trained on {report.rows:,} rows; wrote {report.out}")
     told = {name: figures for name, figures in report.figures.items() if not _is_of_few(name, figures)}
+    _tell_figures(told)
+    if few := len(report.figures) - len(told):
+        click.echo(f"  and {few:,} more, each of fewer than {_FEWEST_SHOWN} rows")
+    click.echo(f"use it with `estimator: {_local(report.out)}`")
+
+
+def _tell_figures(told: Mapping[str, Mapping[str, float | None]]) -> None:
     for name, figures in told.items():
         shown = ", ".join(f"{figure} {'none' if value is None else f'{value:g}'}" for figure, value in figures.items())
         click.echo(f"  {name}: {shown}")
-    if few := len(report.figures) - len(told):
-        click.echo(f"  and {few:,} more, each of fewer than {_FEWEST_SHOWN} rows")
-    out = str(report.out)
-    click.echo(f"use it with `estimator: {out if '/' in out else f'./{out}'}`")
+
+
+def _local(out: Path) -> str:
+    """As a graph names a folder."""
+    return str(out) if "/" in str(out) else f"./{out}"
 
 
 def _is_of_few(name: str, figures: Mapping[str, float | None]) -> bool:

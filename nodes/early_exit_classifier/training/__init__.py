@@ -1,0 +1,1 @@
+"""What `dynflow train early-exit` is made of; `dynflow.nodes.early_exit_classifier.train` puts it together."""

@@ -1,0 +1,97 @@
+"""Figures of a trained model on rows that it was not trained on: each exit, and each criterion's curve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dynflow.nodes.early_exit_classifier.criteria import CRITERIA
+from dynflow.nodes.early_exit_classifier.criteria.criterion import probabilities
+from dynflow.nodes.early_exit_classifier.criteria.recorded import scores
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from dynflow.nodes.early_exit_classifier.criteria.criterion import Criterion
+
+KEPT = (0.995, 0.99, 0.98, 0.97)
+"""Shares of the whole model's accuracy at which the saving is told."""
+_THRESHOLDS = 200
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one threshold gives: mean layers run and accuracy 0…1."""
+
+    threshold: float
+    layers: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """`rows` judged; `layers` after which there are exits, `accuracy` 0…1 of each; `curves` by criterion."""
+
+    rows: int
+    layers: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    curves: dict[str, list[Point]]
+
+    @property
+    def full(self) -> float:
+        """Accuracy of the last exit."""
+        return self.accuracy[-1]
+
+    def cheapest(self, criterion: str, kept: float) -> Point | None:
+        """The point of fewest layers that keeps this share of the last exit's accuracy; None if there is none."""
+        good = [point for point in self.curves[criterion] if point.accuracy >= kept * self.full]
+        return min(good, key=lambda point: (point.layers, -point.accuracy), default=None)
+
+
+def judge(logits: NDArray[np.float32], labels: Sequence[int], layers: Sequence[int]) -> Figures:
+    """The figures of recorded logits [rows, exits, labels]."""
+    truth = np.asarray(labels)
+    right = logits.argmax(-1) == truth[:, None]
+    return Figures(
+        rows=len(truth),
+        layers=tuple(layers),
+        accuracy=tuple(float(share) for share in right.mean(0)),
+        curves={name: curve(kind, logits, truth, layers) for name, kind in CRITERIA.items()},
+    )
+
+
+def curve(
+    kind: type[Criterion], logits: NDArray[np.float32], truth: NDArray[np.intp], layers: Sequence[int]
+) -> list[Point]:
+    """Points of this criterion, from running all layers to the least, without those that change nothing."""
+    depths = np.asarray(layers)
+    if kind.name == "static":  # the exits themselves; its threshold says which scores there are
+        right = (logits.argmax(-1) == truth[:, None]).mean(0)
+        return [Point(float(at), float(at), float(share)) for at, share in zip(depths, right, strict=True)][::-1]
+    criterion = kind(0.0)
+    table = scores(criterion, logits, layers)
+    right = _answers(criterion, logits) == truth[:, None]
+    rows = np.arange(len(truth))
+    sign = -1.0 if criterion.falling else 1.0
+    points: list[Point] = []
+    for level in np.unique(np.quantile(table[:, :-1], np.linspace(0, 1, _THRESHOLDS)))[::-1]:
+        leaves = table >= level
+        leaves[:, -1] = True
+        left = leaves.argmax(1)
+        point = Point(float(sign * level), float(depths[left].mean()), float(right[rows, left].mean()))
+        if not points or point.layers != points[-1].layers:
+            points.append(point)
+    return points
+
+
+def _answers(criterion: Criterion, logits: NDArray[np.float32]) -> NDArray[np.intp]:
+    """The place of the label that a row leaves with at each exit, [rows, exits]."""
+    found = []
+    for row in logits.astype(np.float64).tolist():
+        history = [probabilities(values) for values in row]
+        found.append([criterion.answer(history[: place + 1])[0] for place in range(len(history))])
+    return np.array(found, dtype=np.intp)

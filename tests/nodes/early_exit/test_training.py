@@ -1,0 +1,175 @@
+"""Training an early-exit classifier end to end, on tiny random encoders and a small sample."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
+
+from dynflow.errors import InputError  # noqa: E402
+from dynflow.nodes.early_exit_classifier import artefact  # noqa: E402
+from dynflow.nodes.early_exit_classifier.train import read_data, train  # noqa: E402
+from dynflow.nodes.early_exit_classifier.training.recipe import METHODS, Recipe  # noqa: E402
+
+GOOD, BAD = ["fine", "great", "lovely", "bright"], ["dull", "bleak", "broken", "stale"]
+COMMON = ["film", "story", "scene", "actor", "plot", "song", "with", "and", "the", "one", "very", "so"]
+SMALL: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 40,
+}
+CONFIGS = {
+    "bert": lambda: transformers.BertConfig(num_hidden_layers=2, **SMALL),
+    "roberta": lambda: transformers.RobertaConfig(num_hidden_layers=2, pad_token_id=0, **SMALL),
+    "albert": lambda: transformers.AlbertConfig(num_hidden_layers=3, embedding_size=8, pad_token_id=0, **SMALL),
+}
+QUICK = Recipe(alone_epochs=1, epochs=4, batch_rows=16, rate=1e-2, heads_rate=2e-2, rank=4, held_out=24, max_tokens=16)
+
+
+def encoder(folder: Path, kind: str) -> Path:
+    """A tiny random encoder with a tokenizer that knows the words above."""
+    torch.manual_seed(0)
+    transformers.AutoModel.from_config(CONFIGS[kind]()).save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *GOOD, *BAD, *COMMON]
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: at for at, word in enumerate(words)}, "[UNK]"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Reviews whose label one of their words decides."""
+    draw = random.Random(0)
+    lines = ["text\tlabel"]
+    for row in range(240):
+        label = row % 2
+        words = [draw.choice(COMMON) for _ in range(draw.randint(4, 9))]
+        words[draw.randrange(len(words))] = draw.choice(GOOD if label else BAD)
+        lines.append(f"{' '.join(words)}\t{label}")
+    path = tmp_path_factory.mktemp("data") / "reviews.tsv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_an_architecture_learns_end_to_end(kind: str, data: Path, tmp_path: Path) -> None:
+    base = encoder(tmp_path / kind, kind)
+    report = train([data], tmp_path / "out", model=str(base), recipe=QUICK, names={"0": "bad", "1": "good"})
+    depth = CONFIGS[kind]().num_hidden_layers
+    assert report.rows + int(report.figures["accuracy"]["rows"] or 0) == 240
+    assert (report.figures["accuracy"][f"after {depth}"] or 0) > 0.9
+    described = artefact.describe(str(tmp_path / "out"))
+    assert described.facts.labels == ("bad", "good")
+    model = artefact.read(described)
+    found = model.classify(["the film with a great story", "bleak and so very stale the plot"], None)
+    assert [each.label for each in found] == ["good", "bad"]
+    assert not (tmp_path / "out" / ".training").exists()
+
+
+def test_the_artefact_says_what_it_was_made_of(data: Path, tmp_path: Path) -> None:
+    base = encoder(tmp_path / "bert", "bert")
+    report = train([data], tmp_path / "out", model=str(base), recipe=QUICK)
+    facts = json.loads((tmp_path / "out" / "artefact.json").read_text())
+    assert facts["training"]["recipe"]["held_out"] == 24
+    assert facts["training"]["rows"]["train"] == report.rows
+    assert report.size == sum(file.stat().st_size for file in (tmp_path / "out").iterdir())
+    rows = read_data([data], QUICK)
+    described = artefact.describe(str(tmp_path / "out"))
+    hashes = artefact.training_hashes(described)
+    assert hashes == {artefact.row_hash(text) for text in rows.texts(rows.split.train)}
+    assert not hashes & {artefact.row_hash(text) for text in rows.texts(rows.split.held_out)}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "entropy threshold" in card
+    assert "curve.svg" in card
+    assert (tmp_path / "out" / "curve.svg").read_text().startswith("<svg xmlns=")
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [("the encoder alone", 5), ("all exits", 7)])
+def test_a_killed_training_goes_on_as_if_it_had_not_been(
+    at: tuple[str, int], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynflow.nodes.early_exit_classifier.training.checkpoint._SECONDS", 0.0)
+    base = encoder(tmp_path / "bert", "bert")
+    begun: list[tuple[str, int]] = []
+
+    def progress(done: int, _total: int, what: str) -> None:
+        begun.append((what, done))
+        if (what, done) == at and len(begun) > 1 and not killed:
+            killed.append(at)
+            raise Killed
+
+    killed: list[tuple[str, int]] = []
+    with pytest.raises(Killed):
+        train([data], tmp_path / "cut", model=str(base), recipe=QUICK, progress=progress)
+    begun.clear()
+    train([data], tmp_path / "cut", model=str(base), recipe=QUICK, progress=progress)
+    assert begun[0] == (at[0], at[1] - 1)  # the last state kept is that before the step it was killed at
+    train([data], tmp_path / "whole", model=str(base), recipe=QUICK)
+    for name in ("heads.safetensors", "deltas.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_what_it_says(method: Any, data: Path, tmp_path: Path) -> None:
+    base = encoder(tmp_path / "bert", "bert")
+    recipe = Recipe(**{**QUICK.as_dict(), "method": method, "epochs": 1, "shared": method == "alternating"})
+    report = train([data], tmp_path / "out", model=str(base), recipe=recipe)
+    assert (report.figures["accuracy"]["after 2"] or 0) > 0.6
+
+
+def test_two_stage_leaves_the_encoder_as_it_was_trained_alone(data: Path, tmp_path: Path) -> None:
+    base = encoder(tmp_path / "bert", "bert")
+    for epochs in (1, 2):
+        recipe = Recipe(**{**QUICK.as_dict(), "method": "two-stage", "epochs": epochs})
+        train([data], tmp_path / f"{epochs}", model=str(base), recipe=recipe)
+    deltas = [(tmp_path / f"{epochs}" / "deltas.safetensors").read_bytes() for epochs in (1, 2)]
+    heads = [(tmp_path / f"{epochs}" / "heads.safetensors").read_bytes() for epochs in (1, 2)]
+    assert deltas[0] == deltas[1]
+    assert heads[0] != heads[1]
+
+
+def test_data_that_cannot_be_learnt_from_is_refused(data: Path, tmp_path: Path) -> None:
+    base = encoder(tmp_path / "bert", "bert")
+    alien = tmp_path / "alien.csv"
+    alien.write_text(
+        "text,label\n" + "".join(f"zzz yyy {row} film,{row % 2}\n" for row in range(40)) + "qqq rrr sss,1\n"
+    )
+    with pytest.raises(InputError, match=r"1 rows cannot be read:\n  row 41, 'qqq rrr sss': the encoder knows none"):
+        train([alien], tmp_path / "out", model=str(base), recipe=QUICK)
+    with pytest.raises(InputError, match="no row has the label 2"):
+        train([data], tmp_path / "out", model=str(base), recipe=QUICK, names={"2": "none"})
+    with pytest.raises(InputError, match="no exit after 3 layers"):
+        train([data], tmp_path / "out", model=str(base), recipe=Recipe(**{**QUICK.as_dict(), "exits": (0, 3)}))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"method": "guess"}, {"epochs": 0}, {"distil": 2.0}, {"rate": 0.0}, {"rank": -1}])
+def test_a_recipe_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="this recipe cannot be trained by"):
+        Recipe(**wrong)

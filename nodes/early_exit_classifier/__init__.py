@@ -1,1 +1,275 @@
-"""`early_exit_classifier`: an encoder classifier that easy inputs leave early."""
+"""`early_exit_classifier`: an encoder classifies a text, and easy texts leave it after a few of its layers."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NotRequired
+
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
+
+from dynflow.answers import Classification
+from dynflow.errors import ArtefactError, DynflowError, NodeFailed
+from dynflow.language.references import Reference
+from dynflow.language.spec import Role
+from dynflow.language.types import PortType, enum, integer, number, record, string
+from dynflow.ledger import Usage
+from dynflow.node import AnswerType, BuildScope, Call, Cancelled, Finding, ModelName, Node, NodeOptions, Output
+from dynflow.nodes.early_exit_classifier.criteria import CRITERIA, Criterion, criterion_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dynflow.models.settings import ModelSettings
+    from dynflow.nodes.early_exit_classifier.artefact import Described
+    from dynflow.nodes.early_exit_classifier.model import Classified, EarlyExitModel
+    from dynflow.nodes.early_exit_classifier.reading import Tokens
+    from dynflow.request import Request
+
+_LOOK = 0.05
+"""Seconds between looks at whether anybody still waits, while the model is busy with other requests."""
+
+
+class Exit(TypedDict):
+    """When a text may leave: a criterion, and how sure is sure enough."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)  # type: ignore[misc]
+
+    criterion: Annotated[str, Field(description=f"one of {', '.join(CRITERIA)}")]
+    threshold: Annotated[float | Reference, Field(description="how sure is sure enough, in the criterion's unit")]
+    patience: NotRequired[
+        Annotated[int | Reference, Field(description="of patience_and_confidence: exits in a row that must be sure")]
+    ]
+
+
+class EarlyExitClassifier(Node):
+    """Classify a text in as few layers as it needs."""
+
+    type = "early_exit_classifier"
+    role: ClassVar[Role] = "answer"
+    summary = "classifies a text with an encoder, which easy texts leave after a few of its layers"
+    extra = "transformers"
+    batches: ClassVar[bool] = True
+
+    class Options(NodeOptions):
+        """Which model, when a text may leave it, and what text."""
+
+        model: ModelName = Field(
+            description="an entry of `models:` whose provider is `encoder`: embedded/<name>, or a trained folder"
+        )
+        exit: Exit | None = Field(
+            default=None,
+            description="`criterion` and `threshold`: when a text is sure enough to leave; default: after all layers",
+        )
+        text: str | None = Field(default=None, description="what to classify; default: the last user turn")
+
+    ports: ClassVar[Mapping[str, PortType]] = {
+        "label": string("the likeliest label"),
+        "probabilities": record(None, "probability of each label, by label, 0…1"),
+        "confidence": number("probability of the label, 0…1, at the exit that it left by"),
+        "layer": integer("layers that it took"),
+        "layers": integer("layers that the whole encoder has"),
+    }
+
+    @classmethod
+    def output_ports(cls, options: Any, scope: BuildScope) -> Mapping[str, PortType]:
+        try:
+            described = _described(scope.spec.models.get(options.model), _folder(scope))
+        except DynflowError:  # `check` tells of it
+            return cls.ports
+        labels = described.facts.labels
+        each = {label: number(f"probability of {label!r}, 0…1") for label in labels}
+        return {
+            **cls.ports,
+            "label": enum(labels, "the likeliest label"),
+            "probabilities": record(each, "probability of each label, 0…1"),
+        }
+
+    @classmethod
+    def check(cls, options: Any, scope: BuildScope) -> Iterable[Finding]:
+        settings = scope.spec.models.get(options.model)
+        if settings is not None:
+            try:
+                _described(settings, _folder(scope))
+            except DynflowError as error:
+                yield Finding("bad_value", f"the model {options.model!r} classifies nothing: {error}", ("model",))
+        if isinstance(options.exit, Reference):
+            yield Finding("static_option", "`exit` takes a mapping, whose values may be references", ("exit",))
+        elif options.exit is not None:
+            yield from _exit_findings(options.exit)
+
+    @classmethod
+    def streams(cls, options: Any) -> bool:
+        return False
+
+    @classmethod
+    def answer_type(cls, options: Any, scope: BuildScope) -> AnswerType:
+        return Classification
+
+    def __init__(self, node_id: str, options: Any, resources: Any) -> None:
+        super().__init__(node_id, options, resources)
+        self._artefact: Described | None = None
+        self._model: EarlyExitModel | None = None
+        self._hashes: frozenset[int] | None = None
+        self._turn = threading.Lock()
+        """Held by whoever runs the model: side by side, runs would only contend for the cores."""
+
+    @property
+    def _described(self) -> Described:
+        if self._artefact is None:
+            settings = self.resources.model_settings(self.options.model)
+            self._artefact = _described(settings, self.resources.folder)
+        return self._artefact
+
+    @property
+    def _loaded(self) -> EarlyExitModel:
+        model = self._model
+        if model is None:
+            from dynflow.nodes.early_exit_classifier.artefact import load
+
+            model = self._model = load(self._described)
+        return model
+
+    def trained_on(self, request: Request) -> bool:
+        from dynflow.nodes.early_exit_classifier.artefact import row_hash, training_hashes
+
+        if self._hashes is None:
+            self._hashes = training_hashes(self._described)
+        return row_hash(request.text) in self._hashes
+
+    def fingerprint(self) -> str | None:
+        return self._described.digest
+
+    def warm_up(self) -> None:
+        model = self._loaded
+        settings: ModelSettings = self.resources.model_settings(self.options.model)
+        if isinstance(settings.threads, int):
+            import torch
+
+            torch.set_num_threads(settings.threads)
+        model.warm_up()
+
+    def close(self) -> None:
+        self._model = None
+
+    def run(self, call: Call) -> Output:
+        model, criterion = self._loaded, _criterion(call)
+        tokens = model.reader.read(_text(call))
+        [found] = self._classified(model, [tokens], criterion, call.check)
+        return self._output(found, tokens, model)
+
+    def run_batch(self, calls: Sequence[Call]) -> list[Output | Exception]:
+        model = self._loaded
+        results: list[Output | Exception] = [Cancelled()] * len(calls)
+        read: dict[int, Tokens] = {}
+        alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)  # params may differ from request to request
+        criteria: dict[tuple[Any, ...], Criterion | None] = {}
+        for place, call in enumerate(calls):
+            try:
+                criterion = _criterion(call)
+                read[place] = model.reader.read(_text(call))
+            except DynflowError as error:
+                results[place] = error
+                continue
+            key = () if call.options.exit is None else tuple(sorted(call.options.exit.items()))
+            criteria[key] = criterion
+            alike[key].append(place)
+
+        def check() -> None:
+            if all(call.called_off() for call in calls):
+                raise Cancelled
+
+        for key, places in alike.items():
+            found = self._classified(model, [read[place] for place in places], criteria[key], check)
+            for place, each in zip(places, found, strict=True):
+                results[place] = self._output(each, read[place], model)
+        return results
+
+    def _classified(
+        self,
+        model: EarlyExitModel,
+        tokens: Sequence[Tokens],
+        criterion: Criterion | None,
+        check: Callable[[], None],
+    ) -> list[Classified]:
+        """What the model says of texts, once it is free. Raises `Cancelled` where nobody waits any more."""
+        if threading.current_thread().daemon:
+            from dynflow.models.apart import apart
+
+            return apart(lambda: self._in_turn(model, tokens, criterion, check))
+        return self._in_turn(model, tokens, criterion, check)
+
+    def _in_turn(
+        self,
+        model: EarlyExitModel,
+        tokens: Sequence[Tokens],
+        criterion: Criterion | None,
+        check: Callable[[], None],
+    ) -> list[Classified]:
+        while not self._turn.acquire(timeout=_LOOK):
+            check()
+        try:
+            return model.classify_tokens(tokens, criterion, check=check)
+        finally:
+            self._turn.release()
+
+    def _output(self, found: Classified, tokens: Tokens, model: EarlyExitModel) -> Output:
+        probabilities = dict(zip(model.labels, found.probabilities, strict=True))
+        return Output(
+            {
+                "label": found.label,
+                "probabilities": probabilities,
+                "confidence": found.confidence,
+                "layer": found.layer,
+                "layers": found.layers,
+            },
+            Classification(label=found.label, confidence=found.confidence, probabilities=probabilities),
+            Usage(self.options.model, input_tokens=len(tokens)),
+            found.notes,
+        )
+
+
+def _folder(scope: BuildScope) -> Path | None:
+    return scope.file.parent if scope.file is not None else scope.base
+
+
+def _described(settings: ModelSettings | None, folder: Path | None) -> Described:
+    """The artefact that an entry of `models:` names. Raises ArtefactError."""
+    from dynflow.nodes.early_exit_classifier.artefact import describe
+
+    if settings is None:
+        raise ArtefactError("there is no such entry of `models:`")
+    if settings.provider != "encoder":
+        raise ArtefactError(f"its provider is {settings.provider}, not encoder")
+    if not isinstance(settings.model, str):
+        raise ArtefactError("its `model:` is a reference; write it out, for its labels are the node's")
+    return describe(settings.model, folder)
+
+
+def _exit_findings(given: Mapping[str, Any]) -> Iterable[Finding]:
+    name = given["criterion"]
+    settled = {key: value for key, value in given.items() if not isinstance(value, Reference)}
+    if name in CRITERIA:  # what a reference gives is only known in a request
+        settled.setdefault("threshold", 0.0)
+    try:
+        criterion_of(settled)
+    except ValueError as error:
+        place = "criterion" if name not in CRITERIA else "threshold"
+        yield Finding("bad_value", str(error), ("exit", place))
+
+
+def _criterion(call: Call) -> Criterion | None:
+    """Raises `NodeFailed` where what references gave makes no criterion."""
+    if call.options.exit is None:
+        return None
+    try:
+        return criterion_of(call.options.exit)
+    except ValueError as error:
+        raise NodeFailed(f"`exit`: {error}") from error
+
+
+def _text(call: Call) -> str:
+    given = call.options.text
+    return str(call.request.text) if given is None else str(given)

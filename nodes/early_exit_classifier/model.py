@@ -99,6 +99,10 @@ class EarlyExitModel(torch.nn.Module):
 
     # Early exit.
 
+    def warm_up(self) -> None:
+        """Run once, so that the first text does not wait for memory and threads."""
+        self.classify_tokens([Tokens([self.reader.padding] * 8)], None)
+
     def classify(
         self,
         texts: Sequence[str],

@@ -34,6 +34,8 @@ class Architecture(ABC):
 
     families: ClassVar[tuple[str, ...]]
     """`config.model_type` of the models that it runs."""
+    pre_norm: ClassVar[bool] = False
+    """Whether states are normalised before each layer, not after it, so that between layers they are not."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""BERT and what is built like it: MiniLM, RoBERTa, XLM-RoBERTa."""
+"""BERT; MiniLM is one."""
 
 from __future__ import annotations
 
@@ -7,62 +7,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch.nn import functional
 
-from dynflow.nodes.early_exit_classifier.architectures.architecture import Architecture, Context, no_head
-from dynflow.nodes.early_exit_classifier.architectures.post_norm import Parts, PostNormLayer
+from dynflow.nodes.early_exit_classifier.architectures.architecture import no_head
+from dynflow.nodes.early_exit_classifier.architectures.post_norm import Parts, PostNorm
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
-
-
-class PostNorm(Architecture):
-    """What the architectures with post-norm layers share: stock layers in training, the joint ones in inference."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__(model)
-        self.prepare()
-
-    def stock_layers(self) -> list[Any]:
-        """The encoder's layer modules, one for each place; a shared module stands in several."""
-        return list(self.encoder.encoder.layer)
-
-    def parts(self, layer: Any) -> Parts:
-        """What a layer module is made of."""
-        attention = layer.attention.self
-        return Parts(
-            query=attention.query,
-            key=attention.key,
-            value=attention.value,
-            attended=layer.attention.output.dense,
-            attention_norm=layer.attention.output.LayerNorm,
-            widen=layer.intermediate.dense,
-            activation=layer.intermediate.intermediate_act_fn,
-            narrow=layer.output.dense,
-            output_norm=layer.output.LayerNorm,
-            heads=attention.num_attention_heads,
-        )
-
-    def prepare(self) -> None:
-        self._stock = self.stock_layers()
-        made: dict[int, PostNormLayer | None] = {}
-        for layer in self._stock:
-            if id(layer) not in made:
-                parts = self.parts(layer)
-                made[id(layer)] = PostNormLayer(parts) if parts.plain else None
-        self._layers = [made[id(layer)] for layer in self._stock]
-
-    def layer(self, index: int, hidden: Tensor, context: Context) -> Tensor:
-        joint = self._layers[index]
-        if joint is not None and self.plain:
-            return joint(hidden, context.rest)
-        stock: Tensor = self._stock[index](hidden, context.rest)
-        return stock
 
 
 class Bert(PostNorm):
-    """BERT; MiniLM is one."""
+    """BERT."""
 
     families: ClassVar[tuple[str, ...]] = ("bert",)
+
+    def parts(self, layer: Any) -> Parts:
+        return bert_parts(layer)
 
     def embed(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None = None) -> Tensor:
         embeddings = self.encoder.embeddings
@@ -81,3 +39,20 @@ class Bert(PostNorm):
         model: Any = self.model
         logits: Tensor = model.classifier(model.dropout(self.encoder.pooler(hidden)))
         return logits
+
+
+def bert_parts(layer: Any) -> Parts:
+    """What a layer of BERT, or of RoBERTa, is made of."""
+    attention = layer.attention.self
+    return Parts(
+        query=attention.query,
+        key=attention.key,
+        value=attention.value,
+        attended=layer.attention.output.dense,
+        attention_norm=layer.attention.output.LayerNorm,
+        widen=layer.intermediate.dense,
+        activation=layer.intermediate.intermediate_act_fn,
+        narrow=layer.output.dense,
+        output_norm=layer.output.LayerNorm,
+        heads=attention.num_attention_heads,
+    )

@@ -6,6 +6,7 @@ here makes the same numbers from the same weights, for inference only.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from dynflow.nodes.early_exit_classifier.architectures.architecture import Architecture, Context
+
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Parts:
     heads: int
 
     @property
-    def plain(self) -> bool:
+    def stock(self) -> bool:
         """Whether these are the stock modules, with nothing wrapped around them or hung on them."""
         linear = (self.query, self.key, self.value, self.attended, self.widen, self.narrow)
         norms = (self.attention_norm, self.output_norm)
@@ -45,8 +49,40 @@ class Parts:
         )
 
 
-class PostNormLayer:
-    """One layer of these parts as plain functions; query, key and value come of one product.
+class PostNorm(Architecture):
+    """What these architectures share: stock layers in training, joint ones in inference."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model)
+        self.prepare()
+
+    def stock_layers(self) -> list[Any]:
+        """The encoder's layer modules, one for each place; a shared module stands in several."""
+        return list(self.encoder.encoder.layer)
+
+    @abstractmethod
+    def parts(self, layer: Any) -> Parts | None:
+        """What a layer module is made of; None for one that is made otherwise."""
+
+    def prepare(self) -> None:
+        self._stock = self.stock_layers()
+        made: dict[int, _JointLayer | None] = {}
+        for layer in self._stock:
+            if id(layer) not in made:
+                parts = self.parts(layer)
+                made[id(layer)] = _JointLayer(parts) if parts is not None and parts.stock else None
+        self._joint = [made[id(layer)] for layer in self._stock]
+
+    def layer(self, index: int, hidden: Tensor, context: Context) -> Tensor:
+        joint = self._joint[index]
+        if joint is not None and self.plain:
+            return joint(hidden, context.rest)
+        stock: Tensor = self._stock[index](hidden, context.rest)
+        return stock
+
+
+class _JointLayer:
+    """One layer as plain functions; query, key and value come of one product.
 
     The three projections' weights become views of the joint one, so that it takes no memory of its own and follows
     changes made in place.
@@ -54,10 +90,10 @@ class PostNormLayer:
 
     def __init__(self, parts: Parts) -> None:
         projections = (parts.query, parts.key, parts.value)
-        with torch.no_grad():
+        width = parts.query.weight.shape[0]
+        with torch.inference_mode(False), torch.no_grad():
             self._joint = torch.cat([module.weight for module in projections])
             self._joint_bias = torch.cat([module.bias for module in projections])
-            width = parts.query.weight.shape[0]
             for place, module in enumerate(projections):
                 rows = slice(place * width, (place + 1) * width)
                 module.weight.data, module.bias.data = self._joint[rows], self._joint_bias[rows]

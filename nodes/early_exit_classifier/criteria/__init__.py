@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from dynflow.language.source import did_you_mean
+from dynflow.nodes.early_exit_classifier.criteria.confidence import Confidence
 from dynflow.nodes.early_exit_classifier.criteria.criterion import Criterion
 from dynflow.nodes.early_exit_classifier.criteria.entropy import Entropy
+from dynflow.nodes.early_exit_classifier.criteria.margin import Margin
 from dynflow.nodes.early_exit_classifier.criteria.patience import Patience
+from dynflow.nodes.early_exit_classifier.criteria.patience_and_confidence import PatienceAndConfidence
 from dynflow.nodes.early_exit_classifier.criteria.static import Static
+from dynflow.nodes.early_exit_classifier.criteria.voting import Voting
 
-CRITERIA: dict[str, type[Criterion]] = {kind.name: kind for kind in (Entropy, Patience, Static)}
+__all__ = ["CRITERIA", "Criterion", "criterion_of"]
+
+CRITERIA: dict[str, type[Criterion]] = {
+    kind.name: kind for kind in (Entropy, Confidence, Margin, Patience, PatienceAndConfidence, Voting, Static)
+}
+
+
+def criterion_of(given: Mapping[str, Any]) -> Criterion:
+    """The criterion that `{criterion: …, threshold: …}` and its settings describe. Raises ValueError in words."""
+    name = given["criterion"]
+    kind = CRITERIA.get(name)
+    if kind is None:
+        raise ValueError(f"there is no criterion {name!r}{did_you_mean(name, CRITERIA)}")
+    if given.get("threshold") is None:
+        raise ValueError(f"{name} needs a `threshold`: {kind.summary}")
+    settings = {key: value for key, value in given.items() if key not in ("criterion", "threshold")}
+    if surplus := settings.keys() - set(kind.settings):
+        raise ValueError(f"{name} takes no {', '.join(map(repr, sorted(surplus)))}")
+    return kind(given["threshold"], **settings)

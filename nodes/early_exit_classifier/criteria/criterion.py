@@ -20,19 +20,24 @@ class Criterion(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    """What the threshold is of, in words."""
     falling: ClassVar[bool] = False
     """Whether the score falls as a row grows surer, so that it leaves at or below the threshold."""
-    unit: ClassVar[str] = ""
+    most: ClassVar[float] = math.inf
+    """The highest threshold that makes sense; the lowest is 0."""
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Names of what a constructor takes besides the threshold."""
 
     def __init__(self, threshold: float) -> None:
-        """Raises ValueError for a threshold that is no number."""
-        if math.isnan(threshold):
-            raise ValueError("a threshold is a number")
+        """Raises ValueError for a threshold that can be none."""
+        if not 0 <= threshold <= self.most:
+            range_ = "0 or more" if self.most == math.inf else f"0 to {self.most:g}"
+            raise ValueError(f"a threshold of {self.name} is {range_}, not {threshold:g}")
         self.threshold = threshold
 
     @abstractmethod
     def score(self, history: History, layer: int) -> float:
-        """How sure the row is at the exit after `layer` layers, in the criterion's unit."""
+        """How sure the row is at the exit after `layer` layers."""
 
     def reads(self, layer: int) -> bool:
         """Whether the exit after `layer` layers matters: its head need not run otherwise, and the history lacks it."""
@@ -45,13 +50,17 @@ class Criterion(ABC):
 
     def answer(self, history: History) -> tuple[int, Sequence[float]]:
         """The label's place, and the probability of each label, of a row that leaves with this history."""
-        last = history[-1]
-        return last.index(max(last)), last
+        return favourite(history[-1]), history[-1]
 
 
 def probabilities(logits: Sequence[float]) -> list[float]:
     """Softmax of one row."""
     most = max(logits)
     powers = [math.exp(logit - most) for logit in logits]
-    total = math.fsum(powers)
+    total = sum(powers)
     return [power / total for power in powers]
+
+
+def favourite(shares: Sequence[float]) -> int:
+    """The place of the likeliest label, the first of several."""
+    return shares.index(max(shares))

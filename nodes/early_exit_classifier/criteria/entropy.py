@@ -15,9 +15,8 @@ class Entropy(Criterion):
     """
 
     name: ClassVar[str] = "entropy"
-    summary: ClassVar[str] = "entropy of the probabilities, at most"
+    summary: ClassVar[str] = "entropy of the probabilities at most, nats: 0 is certainty, ln(labels) ignorance"
     falling: ClassVar[bool] = True
-    unit: ClassVar[str] = "nats"
 
     def score(self, history: History, layer: int) -> float:
-        return -math.fsum(share * math.log(share) for share in history[-1] if share > 0)
+        return -sum(share * math.log(share) for share in history[-1] if share > 0)

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from dynflow.nodes.early_exit_classifier.criteria.criterion import Criterion, History
+from dynflow.nodes.early_exit_classifier.criteria.criterion import Criterion, History, favourite
 
 
 class Patience(Criterion):
-    """Leave where the label has not changed for `threshold` exits after the first that gave it (PABEE, arXiv
-    2006.04152, section 3.1)."""
+    """Leave where `threshold` exits in a row have kept the label of the one before (PABEE, arXiv 2006.04152,
+    section 3.1)."""
 
     name: ClassVar[str] = "patience"
-    summary: ClassVar[str] = "exits in a row that kept the label, at least"
-    unit: ClassVar[str] = "exits"
+    summary: ClassVar[str] = "exits in a row that kept the label of the one before, at least"
 
     def score(self, history: History, layer: int) -> float:
-        labels = [shares.index(max(shares)) for shares in history]
-        same = 0
-        while same + 1 < len(labels) and labels[-2 - same] == labels[-1]:
-            same += 1
-        return float(same)
+        return float(kept(history))
+
+
+def kept(history: History) -> int:
+    """How many exits up to this one have, without a break, kept the label of the exit before."""
+    label = favourite(history[-1])
+    count = 0
+    for shares in reversed(history[:-1]):
+        if favourite(shares) != label:
+            break
+        count += 1
+    return count

@@ -11,8 +11,7 @@ class Static(Criterion):
     """Leave at the first exit after at least `threshold` layers, whatever it says: the honest baseline."""
 
     name: ClassVar[str] = "static"
-    summary: ClassVar[str] = "layers, at least"
-    unit: ClassVar[str] = "layers"
+    summary: ClassVar[str] = "layers, at least, whatever the exit says"
 
     def score(self, history: History, layer: int) -> float:
         return float(layer)

@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 from langchain_core.exceptions import ModelAuthenticationError
 
 from dynflow.batch_file.output import OutputFile
-from dynflow.batch_file.report import Report
+from dynflow.batch_file.report import RowsReport
 from dynflow.batch_file.rows import Row, Rows
 from dynflow.errors import (
     BatchFileError,
@@ -38,7 +38,7 @@ _SYNC_EVERY = 1.0
 
 Changed = Literal["refuse", "keep", "redo"]
 """What becomes of results that were made by another graph, other params, or from other inputs."""
-R = TypeVar("R", bound=Report)
+R = TypeVar("R", bound=RowsReport)
 
 
 class FileRun(ABC, Generic[R]):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dynflow.cli.progress import duration, run_rows
+from dynflow.cli.progress import duration, run_rows, spent
 from dynflow.cli.terminal import table
 from dynflow.money import dollars
 
@@ -46,8 +46,7 @@ def summary(report: CollectionReport, graph: str, target: Path) -> str:
     if report.failed:
         kinds = ", ".join(f"{kind} {rows:,}" for kind, rows in report.errors.most_common())
         lines[0] += f", {report.failed:,} of them with a failure ({kinds})"
-    unknown = "at least " if report.unpriced else ""
-    lines.append(f"cost {unknown}{dollars(report.usd)} · {duration(report.seconds)}")
+    lines.append(f"{spent(report)} · {duration(report.seconds)}")
     if report.unfinished_usd:
         lines.append(f"and {dollars(report.unfinished_usd)} for rows that were begun and not finished")
     rows = [("", "quality", "USD per row", "seconds", "failed")]

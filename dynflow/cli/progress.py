@@ -15,8 +15,8 @@ import click
 from dynflow.money import dollars
 
 if TYPE_CHECKING:
-    from dynflow.batch_file import Report
     from dynflow.batch_file.file_run import FileRun, R
+    from dynflow.batch_file.report import RowsReport
 
 _ON_TERMINAL = 0.1
 _ELSEWHERE = 30.0
@@ -36,7 +36,7 @@ class Progress:
         self._every = _ON_TERMINAL if self._terminal else _ELSEWHERE
         self._began = self._told = clock()
 
-    def __call__(self, report: Report) -> None:
+    def __call__(self, report: RowsReport) -> None:
         now = self._clock()
         if now - self._told < self._every:
             return
@@ -82,7 +82,7 @@ def run_rows(run: FileRun[R], prepare: Callable[[], None]) -> R:
     return report
 
 
-def progress_line(report: Report, seconds: float) -> str:
+def progress_line(report: RowsReport, seconds: float) -> str:
     """One line: rows, rate, time left, cost and saving so far, failures. `seconds`: since this run began."""
     share = report.finished / report.rows if report.rows else 1.0
     full = int(_BAR * share)
@@ -98,13 +98,14 @@ def progress_line(report: Report, seconds: float) -> str:
     return " · ".join(parts)
 
 
-def spent(report: Report) -> str:
-    """Cost and saving so far, in words."""
+def spent(report: RowsReport) -> str:
+    """Cost and, of a batch, saving so far, in words."""
+    from dynflow.batch_file.report import Report
+
     cost = f"cost {dollars(report.usd)}"
     if report.unpriced:
         cost = f"cost {'at least ' if report.usd else ''}{dollars(report.usd) if report.usd else 'unknown'}"
-    share = report.saved_share
-    if share is None:
+    if not isinstance(report, Report) or (share := report.saved_share) is None:
         return cost
     if share < 0:
         return f"{cost}, {dollars(-report.saved_usd)} more than the baseline"

@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from dynflow.batch_file.report import Report
+from dynflow.batch_file.report import RowsReport
 
 
 @dataclass
@@ -65,8 +65,8 @@ class NodeFigures:
 
 
 @dataclass
-class CollectionReport(Report):
-    """The figures of a collection; those of earlier runs into the same file count too.
+class CollectionReport(RowsReport):
+    """The figures of a collection.
 
     `errors` counts rows in which a node failed, by the kind of its failure, or (`ungraded`) got no grade.
     """
@@ -80,24 +80,16 @@ class CollectionReport(Report):
 
     @override
     def add(self, row: Mapping[str, Any]) -> None:
-        self.finished += 1
-        if (why := trouble(row)) is not None:
-            self.errors[why] += 1
+        self._count(trouble(row), row["usd"])
         for name, outcome in row["outcomes"].items():
             self.nodes.setdefault(name, NodeFigures()).add(outcome)
             if "ungraded" in outcome and len(self.ungraded) < _MOST_TOLD:
                 self.ungraded.append(f"id {row['id']!r}, {name}: {outcome['ungraded']}")
-        if row["usd"] is None:
-            self.unpriced += 1
-        else:
-            self.usd += row["usd"]
 
     @override
     def as_dict(self) -> dict[str, Any]:
-        told = ("rows", "finished", "earlier", "failed", "left", "errors", "usd", "unpriced", "seconds", "stopped")
-        whole = super().as_dict()
         return {
-            **{name: whole[name] for name in told},
+            **super().as_dict(),
             "unfinished_usd": self.unfinished_usd,
             "nodes": {name: figures.as_dict() for name, figures in self.nodes.items()},
         }

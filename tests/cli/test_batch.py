@@ -141,12 +141,14 @@ def test_the_example_of_the_docs(tmp_path, target):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_ctrl_c(write, target, tmp_path):
+@pytest.mark.parametrize("options", [[], ["--all-paths", "--grade", "regex:{reference}"]], ids=["batch", "all paths"])
+def test_ctrl_c(write, target, options):
     pytest.importorskip("ollama")
-    source = write("in.jsonl", "".join(f'{{"id": {n}, "input": "question {n} ?"}}\n' for n in range(1, 400)))
+    row = '{{"id": {0}, "input": "question {0} ?", "reference": "answer {0}"}}\n'
+    source = write("in.jsonl", "".join(row.format(n) for n in range(1, 201)))
     with serving() as model:
         graph = write("slow.yaml", SLOW.replace("PORT", str(model.server_port)))
-        command = [sys.executable, "-m", "dynflow", "batch", graph, "-i", source, "-o", str(target)]
+        command = [sys.executable, "-m", "dynflow", "batch", graph, "-i", source, "-o", str(target), *options]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             while process.poll() is None and len(target.read_bytes() if target.exists() else b"") == 0:
                 time.sleep(0.01)
@@ -156,9 +158,9 @@ def test_ctrl_c(write, target, tmp_path):
         left, last = filter(None, errors.splitlines())
         assert last == "interrupted"
         finished = len(rows(target))
-        assert left == f"{399 - finished} of 399 rows are left; the same command goes on with them"
+        assert left == f"{200 - finished} of 200 rows are left; the same command goes on with them"
         assert subprocess.run([*command, "--json"], capture_output=True, timeout=300).returncode == 0
-    assert len(rows(target)) == 399
+    assert len(rows(target)) == 200
 
 
 class Terminal(io.StringIO):

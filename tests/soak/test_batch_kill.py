@@ -1,4 +1,4 @@
-"""`kill -9` at random points of a batch: in the end every row stands in the output exactly once."""
+"""`kill -9` at random points of a batch, and of collecting: in the end every row stands in the output exactly once."""
 
 from __future__ import annotations
 
@@ -21,6 +21,19 @@ ROUNDS = 2 * EFFORT
 ROWS_A_ROUND = 60
 CONCURRENCY = 8
 
+GRAPH = """
+version: 1
+models: {m: {provider: ollama, model: m, api_base: "http://127.0.0.1:PORT"}}
+nodes: {ask: {type: chat, model: m}, again: {type: chat, model: m, system: once more}}
+edges:
+  - {from: start, to: ask}
+  - {from: ask, to: again, when: input.tokens > 1000}
+  - {from: ask, to: end}
+  - {from: again, to: end}
+"""
+MODES = {"batch": ([], 1), "collecting": (["--all-paths", "--grade", "regex:{reference}"], 2)}
+"""Options of the command, and how often each row calls the model."""
+
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL")
 
 
@@ -39,26 +52,22 @@ def whole_rows(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in whole]
 
 
-def test_every_row_once_whenever_it_is_killed(model, tmp_path):
-    rows = ROWS_A_ROUND * ROUNDS
+@pytest.mark.parametrize("mode", MODES)
+def test_every_row_once_whenever_it_is_killed(model, tmp_path, mode):
+    options, calls = MODES[mode]
+    rounds = ROUNDS // calls
+    rows = ROWS_A_ROUND * rounds
     graph, source, target = (tmp_path / name for name in ("graph.yaml", "in.jsonl", "out.jsonl"))
-    graph.write_text(f"""
-version: 1
-models: {{m: {{provider: ollama, model: m, api_base: "http://127.0.0.1:{model.server_port}"}}}}
-nodes: {{ask: {{type: chat, model: m}}}}
-edges:
-  - {{from: start, to: ask}}
-  - {{from: ask, to: end}}
-""")
-    with source.open("w") as file:
-        file.writelines(f"{json.dumps({'id': f'row/{n}', 'input': f'question {n} ?'})}\n" for n in range(rows))
+    graph.write_text(GRAPH.replace("PORT", str(model.server_port)))
+    made = [{"id": f"row/{n}", "input": f"question {n} ?", "reference": f"answer {n}"} for n in range(rows)]
+    source.write_text("".join(f"{json.dumps(row)}\n" for row in made))
     command = [sys.executable, "-m", "dynflow", "batch", str(graph), "--input", str(source), "--output", str(target)]
-    command += ["--concurrency", str(CONCURRENCY), "--json"]
+    command += [*options, "--concurrency", str(CONCURRENCY), "--json"]
     chance = random.Random(11)
     killed = 0
     started: list[float] = []
     """Seconds from a process's start to its first row."""
-    for number in range(ROUNDS):
+    for number in range(rounds):
         before = whole_rows(target)
         finished = {f"question {str(row['id']).split('/')[1]} ?" for row in before}
         asked = Counter(model.asked)
@@ -80,7 +89,7 @@ edges:
         assert all(model.asked[question] == asked[question] for question in finished)  # or paid for again
         ids = [row["id"] for row in after]
         assert len(ids) == len(set(ids))
-    assert killed >= ROUNDS // 2
+    assert killed >= rounds // 2
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -89,6 +98,12 @@ edges:
     assert target.read_bytes().endswith(b"\n")
     found = {row["id"]: row for row in whole_rows(target)}
     assert len(whole_rows(target)) == len(found) == rows
-    assert all(found[f"row/{n}"]["output"] == answer(f"question {n} ?") for n in range(rows))
-    assert model.asked.total() <= rows + killed * CONCURRENCY
+    for n in range(rows):
+        row, said = found[f"row/{n}"], answer(f"question {n} ?")
+        if mode == "batch":
+            assert row["output"] == said
+        else:
+            outcomes = {name: (each["quality"], each["response"]) for name, each in row["outcomes"].items()}
+            assert outcomes == {"ask": (1, said), "again": (1, said)}
+    assert model.asked.total() <= calls * (rows + killed * CONCURRENCY)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["graph.yaml", "in.jsonl", "out.jsonl"]

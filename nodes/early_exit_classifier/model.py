@@ -161,7 +161,10 @@ class EarlyExitModel(torch.nn.Module):
             for place, logits in enumerate(self.exit(layer, hidden, mask).tolist()):
                 row = staying[place]
                 history = histories[row]
-                history.append(probabilities(logits))
+                shares = probabilities(logits)
+                if shares[0] != shares[0]:  # no number, which one weight that is none makes of all
+                    raise ArtefactError(f"the exit after layer {layer} gives no numbers: its weights are damaged")
+                history.append(shares)
                 if last or (criterion is not None and criterion.leaves(history, layer)):
                     found[row] = self._classified(history, criterion, layer, tokens[row].notes)
                 else:
@@ -186,10 +189,6 @@ class EarlyExitModel(torch.nn.Module):
         else:
             place, given = criterion.answer(history)
             shares = list(given)
-        if not 0 <= shares[place] <= 1:
-            raise ArtefactError(
-                f"the exit after layer {layer} gives no numbers: its weights are damaged; train it again"
-            )
         return Classified(self.labels[place], tuple(shares), shares[place], layer, self.architecture.depth, notes)
 
 

@@ -82,7 +82,7 @@ def read_base(place: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             kind: Any = transformers.AutoModel
             if names[0].endswith("ForSequenceClassification"):
                 kind = transformers.AutoModelForSequenceClassification
-            model = kind.from_pretrained(place, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa")
+            model = kind.from_pretrained(place, dtype=torch.float32, use_safetensors=True)
             tokenizer = transformers.AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ArtefactError(f"transformers cannot load {place}: {error}") from error

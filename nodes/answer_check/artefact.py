@@ -6,10 +6,8 @@ An artefact is a folder: `head.safetensors` (the numbers), `head.json` (what the
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
-import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynflow.errors import ArtefactError
-from dynflow.learning.heads import DESCRIPTION, TENSORS, read_tensors, write_head
+from dynflow.learning.heads import TENSORS, HeadType, damaged, outdated, read_tensors, write_head
 from dynflow.models.apart import apart
 from dynflow.nodes.answer_check.checks import CHECKS
 from dynflow.nodes.answer_check.estimator import EVIDENCE, KINDS, Head, SurfaceEstimator
@@ -35,6 +33,7 @@ FORMAT = 1
 SHIPPED = Path(__file__).parent / "artefacts"
 RULES = "rules"
 """The estimator that was never trained: the checks alone."""
+HEADS = HeadType("answer_check", SHIPPED, tuple(KINDS), "dynflow train check", {"numbers_only": bool}, (RULES,))
 
 
 @dataclass(frozen=True)
@@ -135,34 +134,16 @@ def load(name_or_path: str) -> Judge | Rules:
     """
     if name_or_path == RULES:
         return Rules()
-    folder = SHIPPED / name_or_path if name_or_path in KINDS else Path(name_or_path).expanduser()
-    description = folder / DESCRIPTION
-    if not description.is_file():
-        near = difflib.get_close_matches(name_or_path, [*KINDS, RULES], n=1)
-        meant = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ArtefactError(
-            f"no estimator {name_or_path!r} of answers{meant}: use {', '.join(KINDS)}, {RULES}, or a folder that "
-            f"`dynflow train check` has made"
-        )
-    try:
-        facts = json.loads(description.read_text(encoding="utf-8"))
-        if "routes" in facts and "numbers_only" not in facts:
-            raise ArtefactError(
-                f"{folder} tells how difficult requests are, not how good answers are: name a folder that "
-                "`dynflow train check` has made"
-            )
-        made_with, kind, features, digest = (facts[key] for key in ("format", "kind", "features", "sha256"))
-        numbers_only = bool(facts["numbers_only"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtefactError(f"{description} is damaged ({error!r}): restore it, or train again") from error
-    if made_with != FORMAT or kind not in KINDS or features != feature_digest():
-        raise ArtefactError(f"{folder} was made by another version of dynflow: train it again")
-    return Judge(folder, kind, digest, numbers_only)
+    folder, facts = HEADS.find(name_or_path)
+    kind = facts["kind"]
+    if facts["format"] != FORMAT or kind not in KINDS or facts["features"] != feature_digest():
+        raise outdated(folder)
+    return Judge(folder, kind, facts["sha256"], facts["numbers_only"])
 
 
 def save(folder: Path, kind: str, trained: Trained, facts: dict[str, Any], card: str) -> None:
     """Write an artefact; the same content gives the same bytes. `facts` are kept in `head.json`."""
-    own = {"format": FORMAT, "kind": kind, "features": feature_digest()}
+    own = {"node": HEADS.node, "format": FORMAT, "kind": kind, "features": feature_digest()}
     write_head(folder, trained.tensors(), {**own, **facts}, card)
 
 
@@ -198,4 +179,4 @@ def _read(folder: Path, digest: str) -> Trained:
         head = Head(**{name: tensors.pop(name) for name in Head.__dataclass_fields__})
         return Trained(head, **tensors)
     except (KeyError, TypeError) as error:
-        raise ArtefactError(f"{folder / TENSORS} is damaged ({error}): restore it, or train again") from error
+        raise damaged(folder / TENSORS, error) from error

@@ -6,17 +6,15 @@ An artefact is a folder: `head.safetensors` (the numbers), `head.json` (what the
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
-import json
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynflow.errors import ArtefactError
-from dynflow.learning.heads import DESCRIPTION, TENSORS, read_tensors, write_head
+from dynflow.learning.heads import TENSORS, HeadType, damaged, outdated, read_tensors, write_head
 from dynflow.models.apart import apart
 from dynflow.nodes.difficulty_classifier.estimators import KINDS, SHIPPED, STRONG, WEAK, Estimator
 from dynflow.nodes.difficulty_classifier.features import normalise
@@ -31,6 +29,9 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 FOLDER = Path(__file__).parent / "artefacts"
+HEADS = HeadType(
+    "difficulty_classifier", FOLDER, SHIPPED, "dynflow train difficulty", {"settings": list, "routes": list}
+)
 HARD_FROM = 0.5
 _FITTED = "estimator."
 
@@ -148,24 +149,12 @@ def load(name_or_path: str) -> Predictor:
 
     Raises ArtefactError for what is neither, or is damaged.
     """
-    folder = FOLDER / name_or_path if name_or_path in SHIPPED else Path(name_or_path).expanduser()
-    description = folder / DESCRIPTION
-    if not description.is_file():
-        near = difflib.get_close_matches(name_or_path, SHIPPED, n=1)
-        meant = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ArtefactError(
-            f"no difficulty estimator {name_or_path!r}{meant}: use {' or '.join(SHIPPED)}, or a folder that "
-            f"`dynflow train difficulty` has made"
-        )
-    try:
-        facts = json.loads(description.read_text(encoding="utf-8"))
-        made_with, kind, features, digest = (facts[key] for key in ("format", "kind", "features", "sha256"))
-        settings, routes = tuple(facts.get("settings", ())), tuple(facts.get("routes", ()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtefactError(f"{description} is damaged ({error!r}): restore it, or train again") from error
-    if made_with != FORMAT or kind not in KINDS or features != feature_digest(KINDS[kind]) or len(routes) < 2:
-        raise ArtefactError(f"{folder} was made by another version of dynflow: train it again")
-    return Predictor(folder, Described(kind, settings, routes, digest))
+    folder, facts = HEADS.find(name_or_path)
+    kind, settings, routes = facts["kind"], tuple(facts["settings"]), tuple(facts["routes"])
+    made = facts["format"] == FORMAT and kind in KINDS and facts["features"] == feature_digest(KINDS[kind])
+    if not made or len(routes) < 2:
+        raise outdated(folder)
+    return Predictor(folder, Described(kind, settings, routes, facts["sha256"]))
 
 
 def save(
@@ -173,6 +162,7 @@ def save(
 ) -> None:
     """Write an artefact; the same content gives the same bytes. `facts` are kept in `head.json`."""
     own = {
+        "node": HEADS.node,
         "format": FORMAT,
         "kind": estimator.kind,
         "features": feature_digest(type(estimator)),
@@ -213,4 +203,4 @@ def _read_head(folder: Path, digest: str) -> Head:
         fitted = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_FITTED)}
         return Head({name.removeprefix(_FITTED): value for name, value in fitted.items()}, **tensors)
     except TypeError as error:
-        raise ArtefactError(f"{folder / TENSORS} is damaged ({error}): restore it, or train again") from error
+        raise damaged(folder / TENSORS, error) from error

@@ -13,12 +13,14 @@ import pytest
 
 import dynflow
 from dynflow.compile import check_text
+from dynflow.errors import ArtefactError
 from dynflow.nodes.answer_check.checks import CHECKS
 from dynflow.nodes.answer_check.equations import steps
 from dynflow.nodes.answer_check.features import NAMES, features
 from dynflow.nodes.answer_check.reading import read
 from dynflow.nodes.answer_check.sources import sources
 from dynflow.nodes.answer_check.verdict import Case, Verdict, opinion, without_estimator
+from dynflow.nodes.difficulty_classifier import artefact as difficulty
 from dynflow.testing import FakeChat
 
 QUESTION = "Ann buys 4 boxes of 12 pencils and gives 5 away. How many pencils does she have left?"
@@ -266,7 +268,7 @@ DIFFICULTY = Path(__file__).parents[2] / "nodes" / "difficulty_classifier" / "ar
         ("checks: []", "too_few", "nothing else to judge by"),
         ("token_confidence: 7", "bad_value", "from 0 to 1"),
         ("judge: ${draft.text}", "type_mismatch", "free text"),
-        (f"estimator: {DIFFICULTY}", "bad_value", "how difficult requests are"),
+        (f"estimator: {DIFFICULTY}", "bad_value", "is a head of difficulty_classifier, not of answer_check"),
         ("estimator: embeding", "bad_value", "did you mean 'embedding'"),
         ("estimator: ./nowhere", "bad_value", "dynflow train check"),
         ("output: {type: thing}", "bad_schema", "no JSON schema"),
@@ -287,6 +289,12 @@ def test_a_judge_whose_labels_say_nothing_is_told() -> None:
     source, _ = check_text(labelled.format(options="    judge: ${judge.label}").encode(), None)
     assert [problem.code for problem in source.sorted()] == ["bad_value"]
     assert "'meh'" in source.sorted()[0].text
+
+
+def test_a_head_of_answers_tells_no_difficulty() -> None:
+    folder = DIFFICULTY.parents[2] / "answer_check" / "artefacts" / "surface"
+    with pytest.raises(ArtefactError, match=r"is a head of answer_check, not of .* `dynflow train difficulty`"):
+        difficulty.load(str(folder))
 
 
 def test_loading_the_node_loads_nothing_heavy() -> None:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from dynflow.answers import text_of
-from dynflow.errors import DynflowError, NodeFailed
+from dynflow.errors import NodeFailed
 from dynflow.json_schema import schema_fault, schema_validator
 from dynflow.language.references import Reference
 from dynflow.language.source import did_you_mean
 from dynflow.language.types import PortType, boolean, number, record
-from dynflow.learning.heads import located
-from dynflow.node import BuildScope, Call, Finding, Node, NodeOptions, Output, Takes
+from dynflow.learning.node import HeadNode
+from dynflow.node import BuildScope, Call, Finding, NodeOptions, Output, Takes
 
 if TYPE_CHECKING:
     from dynflow.nodes.answer_check.artefact import Judge, Rules
@@ -24,16 +24,13 @@ if TYPE_CHECKING:
 _ANSWERS = ("message", "string", "any", "record", "list")
 
 
-class AnswerCheck(Node):
+class AnswerCheck(HeadNode["Judge | Rules"]):
     """Judge an answer."""
 
     type = "answer_check"
     summary = (
         "judges a given answer: how likely it is good, what is wrong with it, and what asking a better model gains"
     )
-    extra = "quickstart"
-    can_answer: ClassVar[bool] = False
-    batches: ClassVar[bool] = True
 
     class Options(NodeOptions):
         """Which answer, to what question, and what is known of it."""
@@ -70,7 +67,6 @@ class AnswerCheck(Node):
 
     @classmethod
     def check(cls, options: Any, scope: BuildScope) -> Iterable[Finding]:
-        from dynflow.nodes.answer_check.artefact import load
         from dynflow.nodes.answer_check.checks import CHECKS
 
         for place, name in enumerate(options.checks or ()):
@@ -87,39 +83,23 @@ class AnswerCheck(Node):
             yield from _judge_findings(options.judge, scope.type_of(options.judge))
         if options.output is not None and (fault := schema_fault(options.output)):
             yield Finding("bad_schema", f"`output` is no JSON schema to check with: {fault}", ("output",))
-        folder = scope.file.parent if scope.file is not None else scope.base
-        try:
-            load(located(options.estimator, folder))
-        except DynflowError as error:
-            yield Finding("bad_value", str(error), ("estimator",))
+        yield from super().check(options, scope)
 
     def __init__(self, node_id: str, options: Any, resources: Any) -> None:
         super().__init__(node_id, options, resources)
-        self._judge: Judge | Rules | None = None
         self._validator: Any = None
 
-    @property
-    def _loaded(self) -> Judge | Rules:
-        if self._judge is None:
-            from dynflow.nodes.answer_check.artefact import load
+    @classmethod
+    def load_head(cls, name_or_path: str) -> Judge | Rules:
+        from dynflow.nodes.answer_check.artefact import load
 
-            self._judge = load(located(self.options.estimator, self.resources.folder))
-        return self._judge
+        return load(name_or_path)
 
     def trained_on(self, request: Request) -> bool:
-        return self._loaded.trained_on(request.text)
-
-    def fingerprint(self) -> str | None:
-        return self._loaded.digest
-
-    def warm_up(self) -> None:
-        self._loaded.warm_up()
-
-    def close(self) -> None:
-        self._judge = None
+        return self.head.trained_on(request.text)
 
     def run(self, call: Call) -> Output:
-        return _output(self._loaded.judge([self._case(call)])[0])
+        return _output(self.head.judge([self._case(call)])[0])
 
     def run_batch(self, calls: Sequence[Call]) -> list[Output | Exception]:
         cases: list[Case | Exception] = []
@@ -128,7 +108,7 @@ class AnswerCheck(Node):
                 cases.append(self._case(call))
             except NodeFailed as error:
                 cases.append(error)
-        verdicts = iter(self._loaded.judge([case for case in cases if not isinstance(case, Exception)]))
+        verdicts = iter(self.head.judge([case for case in cases if not isinstance(case, Exception)]))
         return [case if isinstance(case, Exception) else _output(next(verdicts)) for case in cases]
 
     def _case(self, call: Call) -> Case:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from dynflow.errors import DynflowError
 from dynflow.language.types import PortType, enum, number, record
-from dynflow.learning.heads import located
-from dynflow.node import BuildScope, Call, Finding, Node, NodeOptions, Output
+from dynflow.learning.node import HeadNode
+from dynflow.node import Call, NodeOptions, Output
 
 if TYPE_CHECKING:
     from dynflow.nodes.difficulty_classifier.artefact import Prediction, Predictor
     from dynflow.request import Request
 
 
-class DifficultyClassifier(Node):
+class DifficultyClassifier(HeadNode["Predictor"]):
     """Predict what the strong model would gain."""
 
     type = "difficulty_classifier"
     summary = "scores how much a request needs the strong model, 0 (easy) to 1 (hard), without calling one"
-    extra = "quickstart"
-    can_answer: ClassVar[bool] = False
-    batches: ClassVar[bool] = True
 
     class Options(NodeOptions):
         """Which estimator, on what text."""
@@ -48,44 +44,19 @@ class DifficultyClassifier(Node):
     }
 
     @classmethod
-    def check(cls, options: Any, scope: BuildScope) -> Iterable[Finding]:
+    def load_head(cls, name_or_path: str) -> Predictor:
         from dynflow.nodes.difficulty_classifier.artefact import load
 
-        folder = scope.file.parent if scope.file is not None else scope.base
-        try:
-            load(located(options.estimator, folder))
-        except DynflowError as error:
-            yield Finding("bad_value", str(error), ("estimator",))
-
-    def __init__(self, node_id: str, options: Any, resources: Any) -> None:
-        super().__init__(node_id, options, resources)
-        self._predictor: Predictor | None = None
-
-    @property
-    def _loaded(self) -> Predictor:
-        if self._predictor is None:
-            from dynflow.nodes.difficulty_classifier.artefact import load
-
-            self._predictor = load(located(self.options.estimator, self.resources.folder))
-        return self._predictor
+        return load(name_or_path)
 
     def trained_on(self, request: Request) -> bool:
-        return self._loaded.trained_on(_read(request, self.options.conversation))
-
-    def fingerprint(self) -> str | None:
-        return self._loaded.digest
-
-    def warm_up(self) -> None:
-        self._loaded.warm_up()
-
-    def close(self) -> None:
-        self._predictor = None
+        return self.head.trained_on(_read(request, self.options.conversation))
 
     def run(self, call: Call) -> Output:
-        return _output(self._loaded.predict([_text(call)])[0])
+        return _output(self.head.predict([_text(call)])[0])
 
     def run_batch(self, calls: Sequence[Call]) -> list[Output | Exception]:
-        return [_output(prediction) for prediction in self._loaded.predict([_text(call) for call in calls])]
+        return [_output(prediction) for prediction in self.head.predict([_text(call) for call in calls])]
 
 
 def _text(call: Call) -> str:

@@ -33,7 +33,7 @@ class DifficultyClassifier(HeadNode["Predictor"]):
         )
         text: str | None = Field(default=None, description="what to judge; default: the last user turn")
         conversation: bool = Field(
-            default=False, description="judge the whole conversation, newest turn first, where `text` is not given"
+            default=False, description="judge the end of the whole conversation, where `text` is not given"
         )
 
     ports: ClassVar[Mapping[str, PortType]] = {

@@ -25,7 +25,9 @@ _LOOKALIKES = str.maketrans(
     "АВЕЅІЈКМНОРСТУХаеѕіјорсухһԁԛԝӏΑΒΕΖΗΙΚΜΝΟΡΤΥΧοıɡ",  # noqa: RUF001 (they are the point)
     "ABESIJKMHOPCTYXaesijopcyxhdqwlABEZHIKMNOPTYXoig",
 )
-ENDING_WORDS = 10
+ENDING_WORDS = 28
+_WORD = re.compile(r"\S+")
+_CONVERSATION = 1_000  # characters: about what the encoders take in
 _PADDING = 8  # what recurs so often says nothing, not even once
 _LINE_OR_SENTENCE = re.compile(r"(?<=\n)|(?<=[.!?])(?=\s)")
 _DECORATION = re.compile(r"\s*+(?:([^\w\s])\1{3,}+\s*+)++")
@@ -98,13 +100,17 @@ def reading(text: str) -> str:
 
 
 def ending(text: str) -> str:
-    """The last words of a text: what is asked, mostly, and out of reach of whatever is put before it."""
-    return " ".join(text.split()[-ENDING_WORDS:])
+    """The last 28 words of a text, with their lines: what is asked, mostly, and out of reach of what is put before it.
+
+    On recorded questions they tell as much as the whole text. With more of them a prefix has a say in more requests.
+    """
+    words = list(_WORD.finditer(text))
+    return text[words[-ENDING_WORDS].start() :] if len(words) > ENDING_WORDS else text
 
 
 def conversation(turns: Sequence[str]) -> str:
-    """A whole conversation as one text to judge, the newest turn first: what is cut of a long one is the oldest."""
-    return "\n".join(reversed(turns))
+    """A whole conversation as one text to judge, its last 1,000 characters: what is cut of a long one is the oldest."""
+    return "\n".join(turns)[-_CONVERSATION:]
 
 
 def _head_and_tail(text: str, most: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dynflow.nodes.difficulty_classifier.estimator import Estimator
-from dynflow.nodes.difficulty_classifier.features import ENDING_WORDS, NAMES, ending, reading, surface_features
+from dynflow.nodes.difficulty_classifier.features import ENDING_WORDS, NAMES, ending, normalise, surface_features
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class SurfaceEstimator(Estimator):
     """Needs no model, takes well under a millisecond. The one setting is the ridge penalty (Hoerl & Kennard 1970).
 
-    It reads the last words alone: of a whole text any preamble moves the counts, and no penalty helps against that.
+    It reads the last words alone, lettered choices too: of a whole text any preamble moves the counts, and no penalty
+    helps against that.
 
     Ridge is linear, so the difference of two routes' predictions is the ridge regression of their difference.
     """
@@ -25,15 +26,15 @@ class SurfaceEstimator(Estimator):
     grid = ((300.0,), (30.0,), (100.0,), (1000.0,), (3000.0,))
     made_of = (
         f"ridge regressions, one per route, on surface features (length, numbers, signs, kinds of words) of the last "
-        f"{ENDING_WORDS} words before the lettered choices"
+        f"{ENDING_WORDS} words"
     )
 
     @classmethod
     def features_of(cls) -> str:
-        return "\n".join([*NAMES, f"of the last {ENDING_WORDS} words"])
+        return "\n".join([*NAMES, f"of the last {ENDING_WORDS} words, choices too"])
 
     def features(self, texts: Sequence[str]) -> Array:
-        return surface_features([ending(reading(text)) for text in texts])
+        return surface_features([ending(normalise(text)) for text in texts])
 
     def fit_features(self, features: Array, quality: Array) -> None:
         import numpy as np

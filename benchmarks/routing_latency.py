@@ -20,7 +20,7 @@ from dynflow.nodes.answer_check.estimator import KINDS as CHECK_KINDS
 from dynflow.nodes.answer_check.verdict import Case
 from dynflow.nodes.difficulty_classifier.artefact import load
 from dynflow.nodes.difficulty_classifier.estimators import KINDS, SHIPPED
-from dynflow.nodes.difficulty_classifier.features import normalise
+from dynflow.nodes.difficulty_classifier.features import ending, normalise
 
 ROWS = 200
 ROUNDS = 3
@@ -42,7 +42,7 @@ def run(data: Path, kept: Kept, progress: Progress) -> dict[str, Any]:
     prompts = [mmlu.prompts[row] for row in rows]
     pairs = [(gsm8k.prompts[row], gsm8k.drafts[row]) for row in range(ROWS)]
     contenders = {name: (decide, prompts) for name, decide in _of_prompts(mmlu, kept, progress).items()}
-    contenders[FORWARD] = (Encoder.shared().embed, [normalise(prompt) for prompt in prompts])
+    contenders[FORWARD] = (Encoder.shared().embed, [ending(normalise(prompt)) for prompt in prompts])
     contenders |= {name: (decide, pairs) for name, decide in _of_drafts().items()}
     found = _measured(contenders, progress)
     return {"rows": ROWS, "rounds": ROUNDS, "found": found, "bars": _bars(found), "text": _text(found)}

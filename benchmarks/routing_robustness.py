@@ -131,13 +131,14 @@ def _attacked(kind: str, predictor: Predictor, prompts: Sequence[str], progress:
             "most": float(change.max()),
         }
     share = float((before >= THRESHOLD).mean())
-    rises = {}
+    rises, after = {}, {}
     for done, prefix in enumerate(PREFIXES, len(DISGUISES)):
         progress(done, steps, what)
-        rises[prefix] = _share(predictor, prefix, prompts) - share
+        rises[prefix] = _share(predictor, [prefix + prompt for prompt in prompts]) - share
+        after[prefix] = _share(predictor, [f"{prompt} {prefix}" for prompt in prompts]) - share
     tried, others = prompts[::2], prompts[1::2]
     prefix = search(lambda prefix: _mean(predictor, prefix, tried[:SEARCHED]), tried, QUERIES, progress, what)
-    searched = _share(predictor, prefix, others) - float((before[1::2] >= THRESHOLD).mean())
+    searched = _share(predictor, [prefix + prompt for prompt in others]) - float((before[1::2] >= THRESHOLD).mean())
     progress(steps - 1, steps, what)
     worst = max([*PREFIXES, prefix], key=lambda each: rises.get(each, searched))
     capped = _capped_share(kind, [worst + prompt for prompt in prompts])
@@ -147,6 +148,7 @@ def _attacked(kind: str, predictor: Predictor, prompts: Sequence[str], progress:
         "moved": moved,
         "rises": rises,
         "rise": max(rises.values()),
+        "rise_after": max(after.values()),
         "searched_prefix": prefix,
         "searched_rise": searched,
         "capped_share": capped,
@@ -182,8 +184,8 @@ def _mean(predictor: Predictor, prefix: str, prompts: Sequence[str]) -> float:
     return float(_scores(predictor, [prefix + prompt for prompt in prompts]).mean())
 
 
-def _share(predictor: Predictor, prefix: str, prompts: Sequence[str]) -> float:
-    return float((_scores(predictor, [prefix + prompt for prompt in prompts]) >= THRESHOLD).mean())
+def _share(predictor: Predictor, texts: Sequence[str]) -> float:
+    return float((_scores(predictor, texts) >= THRESHOLD).mean())
 
 
 def _capped_share(kind: str, prompts: Sequence[str]) -> float:
@@ -211,6 +213,7 @@ def _text(found: Mapping[str, Any], rows: int) -> list[str]:
         ]
     )
     shares = ", ".join(f"{each['share']:.1%} with `{kind}`" for kind, each in found.items())
+    after = ", ".join(f"{100 * each['rise_after']:+.1f} with `{kind}`" for kind, each in found.items())
     capped = ", ".join(f"{each['capped_share']:.1%} with `{kind}`" for kind, each in found.items())
     return [
         f"{rows} prompts, the shipped classifiers, a threshold of {THRESHOLD:g}.",
@@ -218,6 +221,8 @@ def _text(found: Mapping[str, Any], rows: int) -> list[str]:
         as_table(["", *heads], disguises),
         f"### Points by which a prefix raises the share of the expensive path, from {shares}",
         as_table(["prefix", *found], prefixes),
+        f"The same texts after the request, where the classifiers read: up to {after}. Whoever may write there steers "
+        "the score, and only a cap holds.",
         f"With `limits: {{baseline_share: {CAP:g}}}` and the worst prefix before every request, a caller gets the "
         f"expensive path for {capped}.",
     ]

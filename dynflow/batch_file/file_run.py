@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 from langchain_core.exceptions import ModelAuthenticationError
+from langchain_core.runnables import RunnableConfig
 
 from dynflow.batch_file.output import OutputFile
 from dynflow.batch_file.report import RowsReport
@@ -23,6 +25,9 @@ from dynflow.errors import (
     Overloaded,
 )
 from dynflow.models.failures import CircuitOpen
+
+if TYPE_CHECKING:
+    from dynflow.flow import Flow
 
 CONCURRENCY = 8
 """Rows under way at once, where nobody says otherwise."""
@@ -42,7 +47,7 @@ R = TypeVar("R", bound=RowsReport)
 
 
 class FileRun(ABC, Generic[R]):
-    """Work on each row of a file, ready to run; the output of an earlier run is taken up where it ends.
+    """Work of a flow on each row of a file, ready to run; the output of an earlier run is taken up where it ends.
 
     Each row gets one line in the output, in the order in which rows finish. Raises `BatchFileError` where a file
     cannot be used. Close it, or use it in a `with`. `rows` is closed with it, also where it cannot begin.
@@ -50,16 +55,20 @@ class FileRun(ABC, Generic[R]):
 
     def __init__(
         self,
+        flow: Flow,
         rows: Rows,
         target: Path,
         report: Callable[[int], R],
         is_row: Callable[[Mapping[str, Any]], bool],
         *,
+        params: Mapping[str, Any] | None,
         concurrency: int,
         retry_failed: bool,
         changed: Changed,
     ) -> None:
         """`report` makes one for so many rows; `is_row` tells rows of the output from what is none."""
+        self._flow = flow
+        self._config: RunnableConfig = {"configurable": dict(params or {})}
         self._rows = rows
         self._concurrency = concurrency
         self._new_report = report
@@ -112,6 +121,16 @@ class FileRun(ABC, Generic[R]):
             self.report.seconds = time.perf_counter() - began
             self._output.sync()
         return self.report
+
+    def warm_up(self) -> None:
+        """Load what rows need before the first one's time runs; a node that cannot load fails at its rows."""
+        for name in self._nodes():
+            with suppress(Exception):
+                self._flow.resources.node(name)
+
+    def _nodes(self) -> Iterable[str]:
+        """The nodes that rows may come to."""
+        return self._flow.checked.nodes
 
     @abstractmethod
     async def _try(self, row: Row, began: float) -> dict[str, Any]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
-
-from langchain_core.runnables import RunnableConfig
 
 from dynflow.answers import plain_answer
 from dynflow.batch_file.file_run import CONCURRENCY, HOPELESS, PASSING, Changed, FileRun, told
@@ -40,17 +38,16 @@ class BatchRun(FileRun[Report]):
         retry_failed: bool = False,
         changed: Changed = "refuse",
     ) -> None:
-        self._flow = flow
-        self._config: RunnableConfig = {"configurable": dict(params or {})}
         self._records = _Records()
         self._paid: dict[int, float] = {}
         """USD that rows have cost in tries that came to nothing, by line."""
-        rows = Rows(source, work_hash(flow, params))
         super().__init__(
-            rows,
+            flow,
+            Rows(source, work_hash(flow, params)),
             target,
             Report,
             is_result,
+            params=params,
             concurrency=concurrency,
             retry_failed=retry_failed,
             changed=changed,
@@ -59,12 +56,6 @@ class BatchRun(FileRun[Report]):
     async def run(self, told: Callable[[Report], None] = lambda report: None) -> Report:
         with _observing(self._records):
             return await super().run(told)
-
-    def warm_up(self) -> None:
-        """Load every node before the first row's time runs; one that cannot load fails at its rows."""
-        for name in self._flow.checked.nodes:
-            with suppress(Exception):
-                self._flow.resources.node(name)
 
     async def _try(self, row: Row, began: float) -> dict[str, Any]:
         """The row's line of the output. Raises what the row is not to blame for."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.runnables import RunnableConfig
 from typing_extensions import override
 
 from dynflow.answers import text_of
@@ -99,8 +97,6 @@ class Collection(FileRun[CollectionReport]):
         retry_failed: bool = False,
         changed: Changed = "refuse",
     ) -> None:
-        self._flow = flow
-        self._config: RunnableConfig = {"configurable": dict(params or {})}
         self._grader = grade if isinstance(grade, Grader) else Own(grade)
         self._needed = needed(flow)
         self._begun: dict[int, _Row] = {}
@@ -110,13 +106,15 @@ class Collection(FileRun[CollectionReport]):
             if self._grader.flow is not None:
                 check_bounded(self._grader.flow)
         work = work_hash(flow, params, self._grader.identity())
-        rows = Rows(source, work, also=_ALSO, together="conversation", check=self._fault_of)
+        rows = Rows(source, work, also=_ALSO, together="conversation", check=lambda row: self._fault_of(row, flow))
         rows.draw(sample, seed)
         super().__init__(
+            flow,
             rows,
             target,
             CollectionReport,
             lambda row: row.keys() >= _ROW_KEYS and isinstance(row["outcomes"], dict),
+            params=params,
             concurrency=concurrency,
             retry_failed=retry_failed,
             changed=changed,
@@ -135,20 +133,18 @@ class Collection(FileRun[CollectionReport]):
             begun = (cost for row in self._begun.values() for cost in (row.usd, row.grading_usd))
             self.report.unfinished_usd = math.fsum(cost for cost in begun if cost is not None)
 
-    def warm_up(self) -> None:
-        """Load the nodes before the first row's time runs; one that cannot load fails at its rows."""
-        for name in self._needed.order:
-            with suppress(Exception):
-                self._flow.resources.node(name)
+    @override
+    def _nodes(self) -> Iterable[str]:
+        return self._needed.order
 
     @override
     def _has_failed(self, row: Mapping[str, Any]) -> bool:
         return trouble(row) is not None
 
-    def _fault_of(self, row: Row) -> str | None:
+    def _fault_of(self, row: Row, flow: Flow) -> str | None:
         """What is wrong with a row of the input, in words."""
         try:
-            Request(row.input, declared=self._flow.checked.spec.inputs)
+            Request(row.input, declared=flow.checked.spec.inputs)
         except InputError as error:
             return str(error)
         if (fault := conversation_fault(row.more.get("conversation"))) is not None:

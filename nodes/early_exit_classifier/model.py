@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 BATCH_ROWS = 32
 BATCH_TOKENS = 4096
 """In one pass, padding too: bounds the memory, and how long a run goes on when nobody waits for it any more."""
+_PADDING = 32
+"""Tokens of padding in one pass; beyond that a second pass is cheaper, which on a CPU costs as much as 10 tokens do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +195,17 @@ class EarlyExitModel(torch.nn.Module):
 
 
 def _batches(tokens: Sequence[Tokens], batch_rows: int) -> Iterator[list[int]]:
-    """The rows, from short to long, parted into batches of at most `batch_rows` and BATCH_TOKENS, or of one row."""
+    """The rows, from short to long, parted into passes of at most `batch_rows` and little padding."""
     rows: list[int] = []
+    whole = 0  # tokens of these rows, without padding
     for row in sorted(range(len(tokens)), key=lambda row: len(tokens[row])):
-        if rows and (len(rows) == batch_rows or (len(rows) + 1) * len(tokens[row]) > BATCH_TOKENS):
+        columns = len(tokens[row])
+        padded = (len(rows) + 1) * columns
+        if rows and (len(rows) == batch_rows or padded > BATCH_TOKENS or padded - columns - whole > _PADDING):
             yield rows
-            rows = []
+            rows, whole = [], 0
         rows.append(row)
+        whole += columns
     if rows:
         yield rows
 

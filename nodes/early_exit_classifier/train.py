@@ -29,7 +29,7 @@ from dynflow.nodes.early_exit_classifier.training import fitting, stages
 from dynflow.nodes.early_exit_classifier.training.card import PICTURE, draw, render_card
 from dynflow.nodes.early_exit_classifier.training.checkpoint import Checkpoint
 from dynflow.nodes.early_exit_classifier.training.deltas import deltas
-from dynflow.nodes.early_exit_classifier.training.figures import KEPT, Figures, judge
+from dynflow.nodes.early_exit_classifier.training.figures import KEPT, Figures, judge, recorded
 from dynflow.nodes.early_exit_classifier.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 MODEL = "embedded/all-minilm-l6-v2"
 FEWEST_ROWS = 20
 _SHOWN = 20
-_JUDGED_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,8 @@ def train(
     shipped = architecture_of(read_base(place)[0])
     changes = deltas(dict(shipped.encoder.named_parameters()), dict(trained.encoder.named_parameters()), recipe.rank)
     artefact.apply_deltas(shipped.encoder, changes, "the trained model")
-    figures = _judged(EarlyExitModel(shipped, heads, reader, data.labels), data, progress)
+    logits = recorded(EarlyExitModel(shipped, heads, reader, data.labels), data.texts(data.split.held_out), progress)
+    figures = judge(logits, data.classes(data.split.held_out), trained.layers)
     size = _write(out, base, recipe, data, heads, changes, figures, _sums(sources))
     shutil.rmtree(out / ".training", ignore_errors=True)
     return Report(out, len(tokens), _told(figures), size)
@@ -172,16 +172,6 @@ def _digest(base: Base, recipe: Recipe, data: Data) -> str:
     parts = [dataclasses.asdict(base), recipe.as_dict(), code_digest(fitting, stages)]
     rows = [[data.rows[index].text, data.truth[index]] for index in data.split.train]
     return hashlib.sha256(json.dumps([parts, rows]).encode()).hexdigest()
-
-
-def _judged(model: EarlyExitModel, data: Data, progress: Progress) -> Figures:
-    texts = data.texts(data.split.held_out)
-    logits = []
-    for at in range(0, len(texts), _JUDGED_AT_ONCE):
-        progress(at, len(texts), "the rows held out")
-        logits.append(torch.from_numpy(model.trajectories(texts[at : at + _JUDGED_AT_ONCE])))
-    progress(len(texts), len(texts), "the rows held out")
-    return judge(torch.cat(logits).numpy(), data.classes(data.split.held_out), model.layers)
 
 
 def _write(

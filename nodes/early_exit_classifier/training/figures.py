@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dynflow.learning.kept import Progress
     from dynflow.nodes.early_exit_classifier.criteria.criterion import Criterion
+    from dynflow.nodes.early_exit_classifier.model import EarlyExitModel
 
 KEPT = (0.995, 0.99, 0.98, 0.97)
 """Shares of the whole model's accuracy at which the saving is told."""
 _THRESHOLDS = 200
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Figures:
-    """`rows` judged; `layers` after which there are exits, `accuracy` 0…1 of each; `curves` by criterion."""
+    """`rows` judged; `layers` after which there are exits, `accuracy` 0…1 of each; `curves` by criterion, without those
+    that let no row leave early."""
 
     rows: int
     layers: tuple[int, ...]
@@ -48,19 +52,30 @@ class Figures:
 
     def cheapest(self, criterion: str, kept: float) -> Point | None:
         """The point of fewest layers that keeps this share of the last exit's accuracy; None if there is none."""
-        good = [point for point in self.curves[criterion] if point.accuracy >= kept * self.full]
+        good = [point for point in self.curves.get(criterion, []) if point.accuracy >= kept * self.full]
         return min(good, key=lambda point: (point.layers, -point.accuracy), default=None)
+
+
+def recorded(model: EarlyExitModel, texts: Sequence[str], progress: Progress) -> NDArray[np.float32]:
+    """Logits of every exit on every text, [rows, exits, labels]."""
+    found = []
+    for at in range(0, len(texts), _AT_ONCE):
+        progress(at, len(texts), "judging")
+        found.append(model.trajectories(texts[at : at + _AT_ONCE]))
+    progress(len(texts), len(texts), "judging")
+    return np.concatenate(found)
 
 
 def judge(logits: NDArray[np.float32], labels: Sequence[int], layers: Sequence[int]) -> Figures:
     """The figures of recorded logits [rows, exits, labels]."""
     truth = np.asarray(labels)
     right = logits.argmax(-1) == truth[:, None]
+    curves = {name: curve(kind, logits, truth, layers) for name, kind in CRITERIA.items()}
     return Figures(
         rows=len(truth),
         layers=tuple(layers),
         accuracy=tuple(float(share) for share in right.mean(0)),
-        curves={name: curve(kind, logits, truth, layers) for name, kind in CRITERIA.items()},
+        curves={name: points for name, points in curves.items() if points},
     )
 
 
@@ -79,6 +94,8 @@ def curve(
     sign = -1.0 if criterion.falling else 1.0
     points: list[Point] = []
     for level in np.unique(np.quantile(table[:, :-1], np.linspace(0, 1, _THRESHOLDS)))[::-1]:
+        if not 0 <= sign * level <= kind.most:  # what no threshold asks for, as a score where exits disagree
+            continue
         leaves = table >= level
         leaves[:, -1] = True
         left = leaves.argmax(1)

@@ -113,11 +113,9 @@ class Fitting:
         )
 
     def _choose_trained(self, stage: Stage) -> None:
-        """The encoder runs without dropout: at a few epochs it regularises less than it costs in time."""
-        self._model.eval()
-        self._model.heads.train()
+        self._model.train()
+        self._model.encoder.train(stage.tunes)
         self._model.encoder.requires_grad_(stage.tunes)
-        self._model.heads.requires_grad_(True)
 
     def _optimiser(self) -> torch.optim.Optimizer:
         recipe = self._recipe

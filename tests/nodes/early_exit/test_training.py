@@ -1,7 +1,6 @@
 """Training an early-exit classifier end to end, on tiny random encoders and a small sample."""
 
 import json
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,68 +8,24 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-tokenizers = pytest.importorskip("tokenizers")
+pytest.importorskip("transformers")
 
 from dynflow.errors import InputError  # noqa: E402
 from dynflow.nodes.early_exit_classifier import artefact  # noqa: E402
 from dynflow.nodes.early_exit_classifier.train import read_data, train  # noqa: E402
 from dynflow.nodes.early_exit_classifier.training.recipe import METHODS, Recipe  # noqa: E402
-
-GOOD, BAD = ["fine", "great", "lovely", "bright"], ["dull", "bleak", "broken", "stale"]
-COMMON = ["film", "story", "scene", "actor", "plot", "song", "with", "and", "the", "one", "very", "so"]
-SMALL: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 16,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 40,
-}
-CONFIGS = {
-    "bert": lambda: transformers.BertConfig(num_hidden_layers=2, **SMALL),
-    "roberta": lambda: transformers.RobertaConfig(num_hidden_layers=2, pad_token_id=0, **SMALL),
-    "albert": lambda: transformers.AlbertConfig(num_hidden_layers=3, embedding_size=8, pad_token_id=0, **SMALL),
-}
-QUICK = Recipe(alone_epochs=1, epochs=4, batch_rows=16, rate=1e-2, heads_rate=2e-2, rank=4, held_out=24, max_tokens=16)
-
-
-def encoder(folder: Path, kind: str) -> Path:
-    """A tiny random encoder with a tokenizer that knows the words above."""
-    torch.manual_seed(0)
-    transformers.AutoModel.from_config(CONFIGS[kind]()).save_pretrained(folder)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *GOOD, *BAD, *COMMON]
-    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: at for at, word in enumerate(words)}, "[UNK]"))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    backend.post_processor = tokenizers.processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    ).save_pretrained(folder)
-    return folder
+from tests.nodes.early_exit.tiny_encoders import CONFIGS, QUICK, encoder, one_thread, reviews  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Reviews whose label one of their words decides."""
-    draw = random.Random(0)
-    lines = ["text\tlabel"]
-    for row in range(240):
-        label = row % 2
-        words = [draw.choice(COMMON) for _ in range(draw.randint(4, 9))]
-        words[draw.randrange(len(words))] = draw.choice(GOOD if label else BAD)
-        lines.append(f"{' '.join(words)}\t{label}")
-    path = tmp_path_factory.mktemp("data") / "reviews.tsv"
-    path.write_text("\n".join(lines) + "\n")
-    return path
+    return reviews(tmp_path_factory.mktemp("data") / "reviews.tsv")
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def alone() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))

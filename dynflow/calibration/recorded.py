@@ -68,13 +68,17 @@ class Around:
 
 
 def read_from_file(flow: Flow) -> tuple[str, ...]:
-    """Nodes whose outcomes can be read: answers, whatever has a model, sub-graphs, races."""
+    """Nodes whose outcomes can be read: answers, whatever has a model that writes, sub-graphs, races.
+
+    A signal that reads by an encoder runs for real, like any that measures.
+    """
     graph, inner = flow.checked, flow.resources.subflows
+    writes = {name for name, settings in graph.spec.models.items() if settings.provider != "encoder"}
     return tuple(
         name
         for name, plan in graph.nodes.items()
         if name not in graph.group_of or graph.nodes[graph.group_of[name]].role != "answer"
-        if plan.role == "answer" or plan.model is not None or name in inner
+        if plan.role == "answer" or plan.model in writes or name in inner
     )
 
 

@@ -14,7 +14,8 @@ _PROVIDERS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("transformers", ("transformers", "torch"), 'pip install "dynflow[transformers]"'),
     ("litellm", ("litellm",), 'pip install "dynflow[litellm]"'),
     ("ollama", ("ollama",), 'pip install "dynflow[ollama]"'),
-    ("encoder", ("onnxruntime", "tokenizers"), 'pip install "dynflow[quickstart]"'),
+    ("encoder", ("transformers", "torch"), 'pip install "dynflow[transformers]"'),
+    ("embedding", ("onnxruntime", "tokenizers"), 'pip install "dynflow[quickstart]"'),
 )
 
 

@@ -251,8 +251,7 @@ def _described(settings: ModelSettings | None, folder: Path | None) -> Described
 def _exit_findings(given: Mapping[str, Any]) -> Iterable[Finding]:
     name = given["criterion"]
     settled = {key: value for key, value in given.items() if not isinstance(value, Reference)}
-    if name in CRITERIA:  # what a reference gives is only known in a request
-        settled.setdefault("threshold", 0.0)
+    settled.setdefault("threshold", 0.0)  # what a reference gives is only known in a request
     try:
         criterion_of(settled)
     except ValueError as error:

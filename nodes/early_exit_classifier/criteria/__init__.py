@@ -1,8 +1,12 @@
-"""Criteria: when a row is sure enough to leave. One file each, one interface, no arrays."""
+"""Criteria: when a row is sure enough to leave. One file each, one interface, no arrays.
+
+Another package's criterion is found by the entry-point group `dynflow.exit_criteria`, under its name there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from typing import Any
 
 from dynflow.language.source import did_you_mean
@@ -15,7 +19,9 @@ from dynflow.nodes.early_exit_classifier.criteria.patience_and_confidence import
 from dynflow.nodes.early_exit_classifier.criteria.static import Static
 from dynflow.nodes.early_exit_classifier.criteria.voting import Voting
 
-__all__ = ["CRITERIA", "Criterion", "criterion_of"]
+__all__ = ["CRITERIA", "ENTRY_POINT_GROUP", "Criterion", "criterion_of"]
+
+ENTRY_POINT_GROUP = "dynflow.exit_criteria"
 
 CRITERIA: dict[str, type[Criterion]] = {
     kind.name: kind for kind in (Entropy, Confidence, Margin, Patience, PatienceAndConfidence, Voting, Static)
@@ -25,7 +31,7 @@ CRITERIA: dict[str, type[Criterion]] = {
 def criterion_of(given: Mapping[str, Any]) -> Criterion:
     """The criterion that `{criterion: …, threshold: …}` and its settings describe. Raises ValueError in words."""
     name = given["criterion"]
-    kind = CRITERIA.get(name)
+    kind = CRITERIA.get(name) or _plugged_in(name)
     if kind is None:
         raise ValueError(f"there is no criterion {name!r}{did_you_mean(name, CRITERIA)}")
     if given.get("threshold") is None:
@@ -34,3 +40,15 @@ def criterion_of(given: Mapping[str, Any]) -> Criterion:
     if surplus := settings.keys() - set(kind.settings):
         raise ValueError(f"{name} takes no {', '.join(map(repr, sorted(surplus)))}")
     return kind(given["threshold"], **settings)
+
+
+def _plugged_in(name: str) -> type[Criterion] | None:
+    """Another package's criterion of this name. Raises ValueError where it is none."""
+    found = entry_points(group=ENTRY_POINT_GROUP, name=name)
+    for point in found:
+        kind = point.load()
+        if not (isinstance(kind, type) and issubclass(kind, Criterion)):
+            raise ValueError(f"the entry point {name!r} of {ENTRY_POINT_GROUP} is no Criterion")
+        CRITERIA[name] = kind
+        return kind
+    return None

@@ -1,6 +1,7 @@
 """Criteria: their numbers, and that a record of whole runs says what a run does."""
 
 import math
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynflow.calibration.trajectories import Trajectories
+from dynflow.nodes.early_exit_classifier import criteria
 from dynflow.nodes.early_exit_classifier.criteria import CRITERIA, criterion_of, recorded
 from dynflow.nodes.early_exit_classifier.criteria.criterion import probabilities
 from tests.nodes.early_exit import tiny
@@ -68,6 +70,26 @@ def test_votes_decide_the_label_and_the_last_exit_between_as_many():
 def test_what_is_no_criterion_is_told_in_words(given, says):
     with pytest.raises(ValueError, match=says):
         criterion_of(given)
+
+
+def test_another_packages_criterion_plugs_in(monkeypatch):
+    class Whim(criteria.Criterion):
+        name = "whim"
+        summary = "a whim, at least"
+
+        def score(self, history, layer):
+            return float(layer % 2)
+
+    def installed(group, name):
+        points = {"whim": EntryPoint(name, "tests:whim", group), "wham": EntryPoint(name, "tests:wham", group)}
+        return [points[name]] if name in points else []
+
+    monkeypatch.setattr(criteria, "entry_points", installed)
+    monkeypatch.setattr(EntryPoint, "load", lambda point: Whim if point.name == "whim" else "no class")
+    monkeypatch.setattr(criteria, "CRITERIA", dict(CRITERIA))
+    assert criterion_of({"criterion": "whim", "threshold": 1}).leaves(HISTORY, 3)
+    with pytest.raises(ValueError, match=r"the entry point 'wham' of dynflow\.exit_criteria is no Criterion"):
+        criterion_of({"criterion": "wham", "threshold": 1})
 
 
 @given(st.lists(st.floats(-1e30, 1e30), min_size=2, max_size=5))

@@ -8,6 +8,7 @@ import torch
 
 import dynflow
 from dynflow.answers import Classification
+from dynflow.calibration.recorded import read_from_file
 from dynflow.errors import ArtefactError, GraphError, InputError, NodeFailed
 from dynflow.node import Cancelled
 from dynflow.nodes.early_exit_classifier import artefact
@@ -126,6 +127,7 @@ def test_each_request_of_a_batch_has_its_own_threshold_and_its_own_failure(flow)
 
 def test_it_can_be_a_signal(folder):
     flow = dynflow.loads(SIGNAL, base=folder)
+    assert read_from_file(flow) == ("sure", "unsure"), "on replay the signal runs for real"
     said = flow.batch(tiny.texts(30))
     assert "ask somebody" in [each.text for each in said]
     assert any(each.text.split()[0] in tiny.LABELS for each in said)

@@ -118,7 +118,8 @@ def _head_and_tail(text: str, most: int) -> str:
 
 
 def _mostly_latin(text: str) -> bool:
-    letters = [c for c in text[:2000] if c.isalpha()]
+    """By the letters that are no other script's look-alikes of Latin ones: a disguise may be most of a short text."""
+    letters = [c for c in text[:2000] if c.isalpha() and ord(c) not in _LOOKALIKES]
     return 2 * sum(c < "ɐ" for c in letters) >= len(letters)
 
 

@@ -123,6 +123,10 @@ def test_a_long_text_keeps_head_and_tail() -> None:
     assert read.endswith(QUESTION)
 
 
+def test_a_short_text_mostly_in_look_alikes_is_read_as_latin() -> None:
+    assert features.normalise("сору а сосоа, реасе: 2x") == "copy a cocoa, peace: 2x"  # noqa: RUF001
+
+
 def test_other_scripts_and_accents_stay() -> None:
     for text in ("Что такое столица Франции?", "Où est né Gödel, à Brünn?", "東京はどこですか"):
         assert features.normalise(text) == text

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _POINTS = 51
 _CHANCE = 0.01
 """How often requests that are drawn alike are told to have drifted, over all numbers together."""
+_NEAR = 1e-5
+"""Part of the greatest value that two may differ by and be the same: a batch and a single request need not give the
+same to the last bit."""
 FEWEST = 50
 """Fewer new requests than this say nothing."""
 
@@ -65,7 +68,7 @@ def spread(measured: Mapping[str, Floats], independent: float = 1.0) -> dict[str
 
 
 def _rounded(value: float) -> float:
-    """Six digits: a batch and a single request need not give the same to the last bit."""
+    """Six digits are enough to keep."""
     return float(f"{value:.6g}")
 
 
@@ -92,10 +95,12 @@ def compared(calibration: Calibration, seen: Mapping[str, Sequence[float]]) -> l
     found = []
     for port, values in told.items():
         kept = calibration.signals[port]
+        near = _NEAR * max(abs(point) for point, _, _ in kept["shares"])
         distance = max(
             max(
-                abs(bisect.bisect_left(values, point) / len(values) - less),
-                abs(bisect.bisect_right(values, point) / len(values) - at_most),
+                bisect.bisect_left(values, point - near) / len(values) - less,
+                at_most - bisect.bisect_right(values, point + near) / len(values),
+                0.0,
             )
             for point, less, at_most in kept["shares"]
         )

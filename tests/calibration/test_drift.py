@@ -61,6 +61,15 @@ def test_equal_scores_are_no_drift() -> None:
     assert kept == {"n": 400, "shares": [[0.0, 0.0, 0.25], [1.0, 0.25, 1.0]]}
 
 
+def test_the_last_bits_are_no_drift(calibration: Calibration) -> None:
+    """One by one a signal gives a hair more or less than in a batch."""
+    tiny = replace(calibration, signals=spread({"difficulty.score": np.repeat([0.00833549, 0.9], [300, 100])}))
+    (found,) = drift(tiny, records(tiny, np.repeat([0.00833551, 0.8999996], [150, 50])))
+    assert found.distance == 0
+    for other in ([0.00833551] * 200, [0.9] * 200, [0.009] * 150 + [0.9] * 50, [0.008] * 150 + [0.9] * 50):
+        assert drift(tiny, records(tiny, other))[0].drifted
+
+
 @pytest.mark.parametrize(("scores", "drifted"), [([0.5] * 100, False), ([0.4] * 100, True), ([0.6] * 100, True)])
 def test_a_number_that_was_always_the_same(calibration: Calibration, scores: list[float], drifted: bool) -> None:
     constant = replace(calibration, signals=spread({"difficulty.score": np.full(200, 0.5)}))

@@ -32,7 +32,7 @@ from routing_trials import Entry
 from dynflow.calibration.calibrate import thinned
 from dynflow.calibration.curves import score_measures
 from dynflow.calibration.promises import Kind, Promise, Sample, last_kept, variables
-from dynflow.cli.train import progress_bars
+from dynflow.cli.progress import progress_bars
 
 Array = NDArray[np.float64]
 CONFIDENCE = 0.9

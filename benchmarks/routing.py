@@ -34,7 +34,7 @@ from routing_protocol import Figures, Trial, judged
 from routing_regrade import regraded
 from routing_trials import Entries, crossed_trials, labelled_trials, topic_trials
 
-from dynflow.cli.train import progress_bars
+from dynflow.cli.progress import progress_bars
 from dynflow.learning.crossfitting import near_duplicates
 
 DISTRIBUTIONS = ("dynflow", "numpy", "onnxruntime", "litellm", "cascadeflow", "scikit-learn")

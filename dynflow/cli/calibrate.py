@@ -73,7 +73,7 @@ def command(
       dynflow calibrate graph.yaml --outcomes outcomes.jsonl --usd 0.002 --outcome weak=local --outcome strong=cloud
     """
     kind, target = _promise(quality, mean_quality, usd, most_share)
-    from dynflow.cli.train import progress_bars
+    from dynflow.cli.progress import progress_bars
     from dynflow.loading import load
 
     file = read_file(outcomes)

@@ -59,7 +59,7 @@ def command(
       dynflow evaluate graph.yaml --outcomes outcomes.jsonl
       dynflow evaluate graph.yaml --outcomes outcomes.jsonl --outcome weak=local --outcome strong=cloud --json
     """
-    from dynflow.cli.train import progress_bars
+    from dynflow.cli.progress import progress_bars
     from dynflow.loading import load
 
     file = read_file(outcomes)

@@ -1,4 +1,5 @@
-"""How far a batch is, on standard error: one line that is written over on a terminal, elsewhere a line now and then."""
+"""How far a command is, on standard error. Of rows: one line that is written over on a terminal, elsewhere a line now
+and then; of other long work: a bar for each part."""
 
 from __future__ import annotations
 
@@ -6,9 +7,9 @@ import asyncio
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -110,6 +111,21 @@ def spent(report: RowsReport) -> str:
     if share < 0:
         return f"{cost}, {dollars(-report.saved_usd)} more than the baseline"
     return f"{cost}, {dollars(report.saved_usd)} saved ({share:.0%})"
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[int, int, str], None]]:
+    """A function `progress(done, total, what)` that shows one bar for each `what`, on standard error."""
+    with ExitStack() as stack:
+        bars: dict[str, Any] = {}
+
+        def progress(done: int, total: int, what: str) -> None:
+            if what not in bars:
+                stack.pop_all().close()  # the bar before ends its line
+                bars[what] = stack.enter_context(click.progressbar(length=total, label=what, file=sys.stderr))
+            bars[what].update(done - bars[what].pos)
+
+        yield progress
 
 
 def duration(seconds: float) -> str:

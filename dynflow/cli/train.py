@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import click
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from dynflow.cli.progress import progress_bars
 
 _DEFAULT_DATA = Path("../shared/data")
 _KINDS = ("embedding", "surface", "similarity_weighted", "matrix_factorization", "encoder", "causal_lm")
@@ -290,18 +287,3 @@ def outcome_files(given: tuple[Path, ...]) -> list[Path]:
         where = " or ".join(map(str, given))
         raise click.UsageError(f"there is no *.jsonl file in {where}" if where else "give outcome files with --data")
     return files
-
-
-@contextmanager
-def progress_bars() -> Iterator[Callable[[int, int, str], None]]:
-    """A function `progress(done, total, what)` that shows one bar for each `what`, on standard error."""
-    with ExitStack() as stack:
-        bars: dict[str, Any] = {}
-
-        def progress(done: int, total: int, what: str) -> None:
-            if what not in bars:
-                stack.pop_all().close()  # the bar before ends its line
-                bars[what] = stack.enter_context(click.progressbar(length=total, label=what, file=sys.stderr))
-            bars[what].update(done - bars[what].pos)
-
-        yield progress

@@ -10,7 +10,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from dynflow.cli.train import outcome_files, progress_bars
+from dynflow.cli.progress import progress_bars
+from dynflow.cli.train import outcome_files
 from dynflow.models.embedded import installed
 
 OUTCOME = {"id": "a/1", "prompt": "What is 2 + 2?", "outcomes": {"weak": {"quality": 1}, "strong": {"quality": 1}}}

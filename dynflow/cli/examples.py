@@ -26,6 +26,12 @@ difficulty:
   type: difficulty_classifier
   on_failure: {score: 1.0}      # without a score, ask the strong model
 """,
+    "early_exit_classifier": """
+tone:
+  type: early_exit_classifier
+  model: reviews                # an entry of `models:` with `provider: encoder`
+  exit: {criterion: entropy, threshold: 0.3}
+""",
     "graph": """
 inner:
   type: graph

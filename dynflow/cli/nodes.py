@@ -130,7 +130,7 @@ def words_for(annotation: Any, metadata: Any = ()) -> str:
         return " | ".join(map(str, parts))
     if origin is list:
         return f"list of {words_for(parts[0])}" if parts else "list"
-    if origin is dict or annotation is dict:
+    if origin is dict or (isinstance(annotation, type) and issubclass(annotation, dict)):
         return "mapping"
     if isinstance(annotation, type) and issubclass(annotation, AnyReference):
         return "reference"

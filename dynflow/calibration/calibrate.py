@@ -127,7 +127,7 @@ def calibrate(
             },
             statement=promise.statement(),
             n=file.drawn,
-            tuning_rows=len(first),
+            tuning_rows=tuning.drawn,
             trained_on=trained_on,
             bound=_bound(promise, tested, chosen),
             expected=_expected(replay, walked, ends, chosen),

@@ -66,6 +66,7 @@ class Evaluation:
     baseline_curves: Mapping[str, curves.Curve] = field(default_factory=dict)
     """Curves of `random`, `prompt_length` and `oracle`, for pictures."""
     tuning_rows: int = 0
+    """Further draws, which the path through several params was fitted on."""
     trained_on: int = 0
     """Rows that were left out because an artefact was trained on them."""
     failures: Mapping[str, int] = field(default_factory=dict)
@@ -169,7 +170,7 @@ def evaluate(
         _baselines(replay, ends, length, weak, strong, weights),
         points,
         _curves(replay, ends, length),
-        len(tuning) if tuning else 0,
+        tuning.file.drawn if tuning else 0,
         trained_on,
         dict(replay.failures),
         [*notes, *failure_notes(replay), *(str(each) for each in drifts if each.drifted)],

@@ -31,6 +31,7 @@ class Calibration:
     n: int
     """Independent draws that it was tested on: requests, or conversations."""
     tuning_rows: int
+    """Further draws, which chose what was tested."""
     trained_on: int
     """Rows that were left out because an artefact was trained on them."""
     bound: Mapping[str, Any]

@@ -21,6 +21,7 @@ from dynflow.calibration.replay import Replay
 from dynflow.errors import CalibrationError, OutcomeError
 from dynflow.flow import Flow
 from dynflow.nodes.runnable import RunnableOfHost
+from tests.cli.outcomes import write_rows
 from tests.effort import EFFORT
 
 ROUTE = """
@@ -70,9 +71,7 @@ def drawn(n: int, seed: int = 0, skill: float = 0.8) -> list[dict[str, Any]]:
 
 
 def file_of(folder: Path, rows: Sequence[Mapping[str, Any]], name: str = "o.jsonl") -> OutcomeFile:
-    path = folder / name
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return read_outcomes(path)
+    return read_outcomes(write_rows(folder / name, rows))
 
 
 def run(folder: Path, n: int, kind: Kind, target: float, seed: int = 0, **options: Any) -> Calibrated:

@@ -207,6 +207,7 @@ def test_what_is_promised_of_conversations(tmp_path: Path) -> None:
     )
     assert calibration.promise["turns"] == 6
     assert 250 < calibration.n < 350
+    assert calibration.n + calibration.tuning_rows == 400
     assert calibration.requests is not None
     assert 3 * calibration.n < calibration.requests < 4 * calibration.n
     assert calibration.tested_on == f"{calibration.n} conversations of {calibration.requests:,} requests"

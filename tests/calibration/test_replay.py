@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from dynflow.calibration.outcomes import read_outcomes
 from dynflow.calibration.replay import Replay
 from dynflow.errors import OutcomeError
 from dynflow.testing import FakeChat
+from tests.cli.outcomes import write_rows
 
 CASCADE = """
 version: 1
@@ -97,9 +97,7 @@ edges:
 
 
 def write(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    path = folder / "outcomes.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return Path(write_rows(folder / "outcomes.jsonl", rows))
 
 
 def rows(names: Sequence[str], count: int = 40) -> list[dict[str, Any]]:

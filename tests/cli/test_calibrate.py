@@ -39,6 +39,22 @@ def test_json_and_dry_run(invoke: Invoke, write: Write, tmp_path: Path) -> None:
     assert not (tmp_path / "g.calibration.json").exists()
 
 
+def test_conversations_are_counted(invoke: Invoke, write: Write, tmp_path: Path) -> None:
+    rows = [{**row, "conversation": row["id"] // 2} for row in outcomes(600)]
+    graph, file = write("g.yaml", GRAPH), write_rows(tmp_path / "o.jsonl", rows)
+    result = invoke("calibrate", graph, "--outcomes", file, "--share", "0.6")
+    assert "on the first 2 requests of new conversations drawn like these, at most 60 % call thorough" in result.stdout
+    made = json.loads((tmp_path / "g.calibration.json").read_text())
+    assert made["n"] + made["tuning_rows"] == 300
+    assert made["requests"] == 2 * made["n"]
+    assert f"tested on {made['n']} conversations of {made['requests']} requests; " in result.stdout
+    once = invoke("calibrate", graph, "--outcomes", file, "--share", "0.6", "--turns", "1", "--json", "--dry-run")
+    assert json.loads(once.stdout)["requests"] == made["n"]
+    told = json.loads(invoke("evaluate", graph, "--outcomes", file, "--json").stdout)
+    assert (told["n"], told["requests"]) == (300, 600)
+    assert "300 conversations of 600 requests" in invoke("evaluate", graph, "--outcomes", file).stdout
+
+
 @pytest.mark.parametrize(
     ("options", "code", "told"),
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from dynflow.errors import CalibrationError
 from dynflow.flow import Flow
 from dynflow.node import Memory
 from dynflow.testing import FakeChat
+from tests.cli.outcomes import write_rows
 
 GRAPH = """
 version: 1
@@ -80,10 +80,8 @@ def outcomes(folder: Path, n: int) -> OutcomeFile:
         quality = guess(prompt)["quality"]
         usd = {"small": 0.0, "middle": 0.001, "big": 0.005}
         answers = {name: {"quality": quality[name], "usd": usd[name]} for name in quality}
-        rows.append(json.dumps({"id": str(row), "prompt": prompt, "outcomes": answers}))
-    path = folder / "outcomes.jsonl"
-    path.write_text("\n".join(rows), encoding="utf-8")
-    return read_outcomes(path)
+        rows.append({"id": str(row), "prompt": prompt, "outcomes": answers})
+    return read_outcomes(write_rows(folder / "outcomes.jsonl", rows))
 
 
 def test_replay_chooses_as_the_flow_does(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ class EarlyExitModel(torch.nn.Module):
         """One result for each text, in their order; without a criterion every row takes all layers.
 
         `check` is called between layers, so that it can end a long run by raising. Raises InputError for an empty text
-        or one of which the encoder knows no character, ArtefactError for weights that give no numbers.
+        or one of which the encoder knows no word, ArtefactError for weights that give no numbers.
         """
         return self.classify_tokens(
             [self.reader.read(text) for text in texts], criterion, batch_rows=batch_rows, check=check

@@ -49,19 +49,24 @@ class Reader:
     def read(self, text: str) -> Tokens:
         """The tokens of one text. Raises InputError where there is nothing that the encoder knows."""
         most = self.max_tokens * _CHARACTERS_A_TOKEN
-        encoding = self._tokenizer.encode(text if len(text) <= most else text[:most])
+        long = len(text) > most
+        encoding = self._tokenizer.encode(text.strip()[:most] if long else text)
         ids: list[int] = encoding.ids
         own = [token for token in ids if token not in self._special]
         if not own:
             raise InputError("the text is empty: there is nothing to classify")
         unknown = own.count(self._unknown)
         if unknown == len(own):
-            raise InputError("the encoder knows none of the text's characters: it was trained on other scripts")
-        if not (unknown or encoding.overflowing or len(text) > most):
+            raise InputError(
+                "the encoder knows no word of the text, which may be of another script than it was trained on"
+            )
+        cut = bool(encoding.overflowing)
+        if not (unknown or cut or long):
             return Tokens(ids)
         notes = []
-        if encoding.overflowing or len(text) > most:
-            notes.append(f"the text was cut at {self.max_tokens} tokens, the most that the encoder reads")
+        if cut or len(text.strip()) > most:
+            where = f"{self.max_tokens} tokens" if cut else f"{most:,} characters"
+            notes.append(f"the text was cut at {where}, the most that the encoder reads")
         if 2 * unknown >= len(own):
             notes.append(f"{unknown} of the text's {len(own)} tokens are unknown to the encoder")
         return Tokens(ids, tuple(notes))

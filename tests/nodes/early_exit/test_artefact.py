@@ -154,3 +154,6 @@ def test_the_reader_reads_as_the_tokenizer_does():
     assert len(cut) == 24
     assert cut.notes
     assert cut.ids[-1] == tokenizer.sep_token_id
+    assert reader.read("\n" * 10**4 + "film" + "\n" * 10**4) == reader.read("film")
+    [note] = reader.read("film" + " " * 10**4 + "film").notes
+    assert note == "the text was cut at 768 characters, the most that the encoder reads"

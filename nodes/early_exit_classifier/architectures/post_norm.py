@@ -43,7 +43,7 @@ class Parts:
         linear = (self.query, self.key, self.value, self.attended, self.widen, self.narrow)
         norms = (self.attention_norm, self.output_norm)
         return (
-            all(type(module) is torch.nn.Linear for module in linear)
+            all(type(module) is torch.nn.Linear and module.bias is not None for module in linear)
             and all(type(module) is torch.nn.LayerNorm for module in norms)
             and not any(module._forward_hooks or module._forward_pre_hooks for module in (*linear, *norms))
         )

@@ -19,7 +19,19 @@ from dynflow.nodes.early_exit_classifier.criteria.patience_and_confidence import
 from dynflow.nodes.early_exit_classifier.criteria.static import Static
 from dynflow.nodes.early_exit_classifier.criteria.voting import Voting
 
-__all__ = ["CRITERIA", "ENTRY_POINT_GROUP", "Criterion", "criterion_of"]
+__all__ = [
+    "CRITERIA",
+    "ENTRY_POINT_GROUP",
+    "Confidence",
+    "Criterion",
+    "Entropy",
+    "Margin",
+    "Patience",
+    "PatienceAndConfidence",
+    "Static",
+    "Voting",
+    "criterion_of",
+]
 
 ENTRY_POINT_GROUP = "dynflow.exit_criteria"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NotRequired
 
 from pydantic import ConfigDict, Field
@@ -132,6 +133,16 @@ class EarlyExitClassifier(Node):
             model = self._model = load(self._described)
         return model
 
+    @cached_property
+    def _threads(self) -> int:
+        """CPU threads for one run: those set, else PyTorch's own number, but no more than the process has cores for."""
+        import torch
+
+        from dynflow.models.cores import physical_cores
+
+        settings: ModelSettings = self.resources.model_settings(self.options.model)
+        return settings.threads or min(torch.get_num_threads(), physical_cores())
+
     def trained_on(self, request: Request) -> bool:
         from dynflow.nodes.early_exit_classifier.artefact import row_hash, training_hashes
 
@@ -143,13 +154,7 @@ class EarlyExitClassifier(Node):
         return self._described.digest
 
     def warm_up(self) -> None:
-        model = self._loaded
-        settings: ModelSettings = self.resources.model_settings(self.options.model)
-        if isinstance(settings.threads, int):
-            import torch
-
-            torch.set_num_threads(settings.threads)
-        model.warm_up()
+        self._loaded.warm_up()
 
     def close(self) -> None:
         self._model = None
@@ -211,6 +216,7 @@ class EarlyExitClassifier(Node):
         while not self._turn.acquire(timeout=_LOOK):
             check()
         try:
+            _use_threads(self._threads)
             return model.classify_tokens(tokens, criterion, check=check)
         finally:
             self._turn.release()
@@ -231,6 +237,14 @@ class EarlyExitClassifier(Node):
         )
 
 
+def _use_threads(count: int) -> None:
+    """PyTorch keeps the number by thread, and one that is set does not reach threads that have computed before."""
+    import torch
+
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+
+
 def _folder(scope: BuildScope) -> Path | None:
     return scope.file.parent if scope.file is not None else scope.base
 
@@ -243,8 +257,8 @@ def _described(settings: ModelSettings | None, folder: Path | None) -> Described
         raise ArtefactError("there is no such entry of `models:`")
     if settings.provider != "encoder":
         raise ArtefactError(f"its provider is {settings.provider}, not encoder")
-    if not isinstance(settings.model, str):
-        raise ArtefactError("its `model:` is a reference; write it out, for its labels are the node's")
+    for option, *_ in settings.references():
+        raise ArtefactError(f"its `{option}` is a reference; write it out: an encoder is loaded as it stands")
     return describe(settings.model, folder)
 
 

@@ -234,7 +234,7 @@ def test_waiting_for_the_model_ends_when_called_off(flow):
     [
         (("model: artefact", "model: nowhere"), "it has no artefact.json"),
         (("model: artefact", "model: embedded/sst"), "dynflow brings no early-exit model 'embedded/sst'"),
-        (("model: artefact", "model: ${env:MODEL}"), "its `model:` is a reference"),
+        (("model: artefact", "model: ${env:MODEL}"), "its `model` is a reference"),
         (("provider: encoder", "provider: llama_cpp"), "its provider is llama_cpp, not encoder"),
         (("criterion: confidence", "criterion: konfidence"), "did you mean 'confidence'"),
         (("threshold: ${params.sure}", "threshold: 1.5"), "a threshold of confidence is 0 to 1, not 1.5"),

@@ -63,3 +63,13 @@ def test_cascade_keeps_a_draft_that_passes_and_degrades_without_a_key() -> None:
     assert doubted.trace.degraded
     assert doubted.trace.answer == "draft"
     assert doubted.value.text == kept.value.text
+
+
+def test_sentiment_leaves_the_encoder_early_where_a_review_is_plain() -> None:
+    pytest.importorskip("transformers")
+    flow = dynflow.load(graphs.path("sentiment"))
+    review = "a gorgeous , witty , seductive movie"
+    early, whole = flow.run(review), flow.run(review, {"configurable": {"unsure_above": 0.0}})
+    assert early.value.label == whole.value.label == "positive"
+    layers = [result.trace.visits[0].values["layer"] for result in (early, whole)]
+    assert layers[0] < layers[1] == 6

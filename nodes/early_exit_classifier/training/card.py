@@ -16,22 +16,26 @@ if TYPE_CHECKING:
 
 PICTURE = "curve.svg"
 _COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#bf3989", "#57606a")
-_CURVE_ROWS = 14
+_CURVE_ROWS = 12
 _CARD = """\
 # Early-exit classifier over {model}
 
 Tells {labels} apart, and leaves the encoder after the layer where it is sure enough. Written by
 `dynflow train early-exit`; do not edit by hand.
 
-**Made of**: {model} ({architecture}, {depth} layers, SHA-256 of its weights `{digest}`); {heads} after
-{exits} layers, 0 being the embeddings. The encoder's own weights change by {changes}. Texts are cut at {max_tokens}
-tokens.
+**Made of**: {model} ({architecture}, {depth} layers); {heads} after {exits} layers, 0 being the embeddings. The
+encoder's own weights change by {changes}. Texts are cut at {max_tokens} tokens.
 
-**Trained on** {train:,} rows ({classes}) by the recipe `{recipe}`. {held_out:,} rows are held out; a row and every row
-that contains it stay on one side, and {set_aside:,} rows of one or two words that both sides contain are on neither.
+**Trained on** {train:,} rows ({classes}). {held_out:,} rows are held out; a row and every row that contains it stay on
+one side, and {set_aside:,} rows of one or two words that both sides contain are on neither.
 
-| data | SHA-256 |
+| recipe | |
 |---|---|
+{recipe}
+
+| file | SHA-256 |
+|---|---|
+| weights of {model} | `{digest}` |
 {sources}
 
 **Figures** on the {held_out:,} rows held out. Each exit by itself:
@@ -80,7 +84,11 @@ def render_card(
         exits=", ".join(map(str, figures.layers)),
         changes=f"matrices of rank {recipe.rank}" if recipe.rank else "whole matrices",
         max_tokens=recipe.max_tokens,
-        recipe=", ".join(f"{name} {_told(value)}" for name, value in recipe.as_dict().items() if value is not None),
+        recipe="\n".join(
+            f"| {name.replace('_', ' ')} | {_told(value)} |"
+            for name, value in recipe.as_dict().items()
+            if value is not None
+        ),
         classes=", ".join(f"`{name}` {count:,}" for name, count in labels.items()),
         sources="\n".join(f"| {name} | `{digest}` |" for name, digest in sources.items()),
         per_exit="\n".join(

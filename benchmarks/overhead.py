@@ -153,39 +153,11 @@ def measure_chains(rounds: int, seconds: float) -> dict[int, Samples]:
 def measure_provider_calls(rounds: int, seconds: float) -> dict[str, Samples]:
     """CPU seconds of one call of a hosted model, by style and contender."""
     found = {}
-    with provider_calls.upstream() as base, asyncio.Runner() as runner:
-        ways = provider_calls.contenders(base)
+    with provider_calls.upstream() as base, provider_calls.contenders(base) as ways:
         for style in PROVIDER_STYLES:
-            samplers = {name: call_sampler(runner, getattr(way, style)) for name, way in ways.items()}
+            samplers = {name: partial(measured, style) for name, measured in ways.items()}
             found[style] = take_turns(f"provider {style}", samplers, rounds, seconds)
     return found
-
-
-def call_sampler(runner: asyncio.Runner, call: Callable[[], Any]) -> Sampler:
-    """A sampler of a call that takes nothing and gives the answer, or its coroutine."""
-
-    async def repeat(times: int) -> float:
-        began = time.process_time()
-        for _ in range(times):
-            must_answer(await call())
-        return (time.process_time() - began) / times
-
-    def sample(times: int) -> float:
-        gc.collect()
-        if asyncio.iscoroutinefunction(call):
-            return runner.run(repeat(times))
-        began = time.process_time()
-        for _ in range(times):
-            must_answer(call())
-        return (time.process_time() - began) / times
-
-    return sample
-
-
-def must_answer(text: str) -> None:
-    """All contenders give the upstream's answer, or the comparison would mean nothing."""
-    if text != provider_calls.ANSWER:
-        raise SystemExit(f"a contender gave {text!r}")
 
 
 def measure_imports(rounds: int) -> Samples:

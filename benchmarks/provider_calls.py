@@ -2,15 +2,19 @@
 
 The upstream is a process of its own on the loopback, which answers at once with a fixed text in the OpenAI protocol:
 what remains is the caller's own CPU time. All contenders call litellm, so the difference is the wrapping. litellm left
-to itself uses aiohttp for asynchronous calls; dynflow hands it a client on httpx, which has a row of its own.
+to itself uses aiohttp for asynchronous calls; dynflow hands it a client on httpx, which has a row of its own. Each
+contender has a process of its own too: litellm's Router and ChatLiteLLM register callbacks with litellm, which from
+then on logs every call that anybody in the process makes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import multiprocessing
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,10 +108,60 @@ def upstream() -> Iterator[str]:
 # The contenders
 
 
-def contenders(base: str) -> dict[str, Way]:
-    """Every way to call the model, by name."""
-    found = {BARE: _bare(base), USED: _used(base), "dynflow's adapter alone": _adapter(base), FLOW: _flow(base)}
-    return {**found, "ChatLiteLLM": _chat_litellm(base), "litellm Router": _router(base)}
+@contextmanager
+def contenders(base: str) -> Iterator[dict[str, Callable[[str, int], float]]]:
+    """By name: what gives the CPU seconds of one call in a style (`invoke`…), measured over so many calls."""
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = {}, []
+    for name in _MAKERS:
+        pipes[name], there = context.Pipe()
+        processes.append(context.Process(target=_measure, args=(name, base, there), daemon=True))
+        processes[-1].start()
+
+    def measured(name: str, style: str, times: int) -> float:
+        pipes[name].send((style, times))
+        seconds: float | None = pipes[name].recv()
+        if seconds is None:
+            raise SystemExit(f"{name} did not give the upstream's answer")
+        return seconds
+
+    try:
+        yield {name: partial(measured, name) for name in _MAKERS}
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _measure(name: str, base: str, asked: Any) -> None:
+    """One contender's process: seconds for each (style, times) that is asked."""
+    way = _MAKERS[name](base)
+    with asyncio.Runner() as runner:
+        for style in ("invoke", "ainvoke", "stream", "astream"):  # what the first calls import is no garbage
+            _seconds(runner, getattr(way, style), 1)
+        gc.collect()
+        gc.freeze()  # else each collection would walk through all that was imported
+        while True:
+            style, times = asked.recv()
+            asked.send(_seconds(runner, getattr(way, style), times))
+
+
+def _seconds(runner: asyncio.Runner, call: Callable[[], Any], times: int) -> float | None:
+    """CPU seconds of a call that takes nothing and gives the answer, or its coroutine; None for a wrong answer."""
+
+    async def repeat() -> tuple[float, bool]:
+        began = time.process_time()
+        answers = [await call() for _ in range(times)]
+        return time.process_time() - began, set(answers) == {ANSWER}
+
+    gc.collect()
+    if asyncio.iscoroutinefunction(call):
+        taken, right = runner.run(repeat())
+    else:
+        began = time.process_time()
+        answers = [call() for _ in range(times)]
+        taken, right = time.process_time() - began, set(answers) == {ANSWER}
+    return taken / times if right else None
 
 
 def _bare(base: str) -> Way:
@@ -210,3 +264,13 @@ def _chat_litellm(base: str) -> Way:
     from langchain_litellm import ChatLiteLLM
 
     return _of_langchain(ChatLiteLLM(model=MODEL, api_base=base, api_key=KEY, max_retries=0))
+
+
+_MAKERS: dict[str, Callable[[str], Way]] = {
+    BARE: _bare,
+    USED: _used,
+    "dynflow's adapter alone": _adapter,
+    FLOW: _flow,
+    "ChatLiteLLM": _chat_litellm,
+    "litellm Router": _router,
+}

@@ -33,14 +33,20 @@ class _Drained(httpx.AsyncByteStream):
         async for part in self._parts:
             self._end = (self._end + part)[-2 * len(_LAST_EVENT) :]
             yield part
+            if _LAST_EVENT in self._end:
+                await self._drain()  # here, so that whoever reads to the end leaves no generator half read
+                return
 
     async def aclose(self) -> None:
         await undisturbed(self._close())
 
     async def _close(self) -> None:
         if _LAST_EVENT in self._end:
-            with suppress(TimeoutError, httpx.HTTPError):
-                async with asyncio.timeout(_SECONDS):
-                    async for _ in self._parts:
-                        pass
+            await self._drain()
         await self._body.aclose()
+
+    async def _drain(self) -> None:
+        with suppress(TimeoutError, httpx.HTTPError):
+            async with asyncio.timeout(_SECONDS):
+                async for _ in self._parts:
+                    pass

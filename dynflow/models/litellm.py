@@ -37,6 +37,7 @@ from langchain_core.exceptions import (
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk
 
+from dynflow.closing import aclosing
 from dynflow.errors import MissingDependency, RefusedByModel
 from dynflow.models.background import in_background
 from dynflow.models.draining import drained
@@ -85,8 +86,8 @@ class LiteLLMChat(RemoteChat):
                         logger_fn=lambda _: built.set(),  # called when the request is built, just before it is sent
                     )
                 try:
-                    async for event in answer if stream else _alone(answer):
-                        if (chunk := reader.feed(_as_sent(event, answer))) is not None:
+                    async for event in _events(answer) if stream else _alone(answer):
+                        if (chunk := reader.feed(event)) is not None:
                             yield chunk
                 finally:
                     if stream:
@@ -161,9 +162,13 @@ class LiteLLMChat(RemoteChat):
             return unbilled(ModelTimeoutError(message)) if not_sent(error) else ModelTimeoutError(message)
         if _unbuildable(error, built):
             return unbilled(ModelInvalidRequestError(message))
-        if _garbled(error):
+        if _garbled(error) or (built and isinstance(error, AttributeError | TypeError | LookupError)):
             return ModelAPIError(f"the answer of {self.settings.model} is not the protocol's: {message}")
-        if isinstance(error, litellm.APIConnectionError) or _disconnected(error):
+        import httpx
+
+        if isinstance(error, httpx.TimeoutException):
+            return ModelTimeoutError(f"{self.settings.model} was silent for too long")
+        if isinstance(error, litellm.APIConnectionError | httpx.TransportError) or _disconnected(error):
             return from_connection(error, message)
         return from_status(getattr(error, "status_code", None), message, error)
 
@@ -250,23 +255,51 @@ def _unlogged() -> Iterator[None]:
         internal.reset(token)
 
 
-async def _alone(answer: Any) -> AsyncIterator[Any]:
+async def _alone(answer: Any) -> AsyncIterator[dict[str, Any]]:
     """A whole answer as its only event."""
-    yield answer
+    yield answer.model_dump()
 
 
-def _as_sent(event: Any, answer: Any) -> dict[str, Any]:
-    """The event without what litellm makes up: the finish reason of a stream that broke off, and a count of tokens
-    where the server sent none."""
-    sent: dict[str, Any] = event.model_dump()
-    if event is answer:
-        return sent
-    if answer.received_finish_reason is None and answer.intermittent_finish_reason is None:
-        for choice in sent.get("choices") or ():
-            choice["finish_reason"] = None
-    if sent.get("usage") and all(getattr(chunk, "usage", None) is None for chunk in answer.chunks):
-        del sent["usage"]
-    return sent
+def _events(answer: Any) -> AsyncIterator[dict[str, Any]]:
+    """A stream's events, in the OpenAI protocol."""
+    response = getattr(getattr(answer, "completion_stream", None), "response", None)
+    plain = response is not None and "text/event-stream" in response.headers.get("content-type", "")
+    return _as_sent(response) if plain and not _heard() else _as_told(answer)
+
+
+async def _as_sent(response: Any) -> AsyncIterator[dict[str, Any]]:
+    """The events as the server sent them. litellm's own reading, of which we need nothing, takes longer than all else
+    in a call; and like the openai package's it leaves generators behind half read, each of which becomes a task.
+
+    Raises what httpx does, JSONDecodeError, and openai's APIError for an event that tells of one.
+    """
+    import httpx_sse
+    import openai
+
+    async with aclosing(httpx_sse.EventSource(response).aiter_sse()) as events:
+        async for event in events:
+            if not event.data or event.data.startswith("[DONE]"):
+                continue
+            sent = json.loads(event.data)
+            if not isinstance(sent, dict):
+                raise json.JSONDecodeError("no object", event.data, 0)
+            if told := sent.get("error"):
+                words = told.get("message") if isinstance(told, dict) else None
+                raise openai.APIError(str(words or told), request=response.request, body=told)
+            yield sent
+
+
+async def _as_told(answer: Any) -> AsyncIterator[dict[str, Any]]:
+    """The events as litellm tells them, without what it makes up: the finish reason of a stream that broke off, and a
+    count of tokens where the server sent none."""
+    async for event in answer:
+        told: dict[str, Any] = event.model_dump()
+        if answer.received_finish_reason is None and answer.intermittent_finish_reason is None:
+            for choice in told.get("choices") or ():
+                choice["finish_reason"] = None
+        if told.get("usage") and all(getattr(chunk, "usage", None) is None for chunk in answer.chunks):
+            del told["usage"]
+        yield told
 
 
 @cache

@@ -50,6 +50,8 @@ def _chunk(delta: Mapping[str, Any], logprobs: Mapping[str, Any] | None) -> Chat
     text = delta.get("content") or ""
     calls = [_tool_call(call) for call in delta.get("tool_calls") or ()]
     extra = {key: delta[key] for key in ("reasoning_content", "refusal") if delta.get(key)}
+    if isinstance(reasoning := delta.get("reasoning"), str) and reasoning:  # as OpenRouter and vLLM name it
+        extra.setdefault("reasoning_content", reasoning)
     tokens = (logprobs or {}).get("content")
     if not (text or calls or extra or tokens):
         return None

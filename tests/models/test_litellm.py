@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import socket
 import subprocess
@@ -123,6 +124,18 @@ def streamed(handler: BaseHTTPRequestHandler) -> None:
     start_stream(handler)
     handler.wfile.write(event({"role": "assistant", "content": "Hello"}) + event({"content": " you"}))
     handler.wfile.write(event({}, "stop") + b"data: [DONE]\n\n")
+
+
+def said_oddly(*events: Any) -> Callable[[BaseHTTPRequestHandler], None]:
+    """A stream whose server is in the middle of it, and then sends these."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        start_stream(handler)
+        handler.wfile.write(event({"role": "assistant", "content": "Hello"}))
+        for body in events:
+            handler.wfile.write(b"data: " + json.dumps(body).encode() + b"\n\n")
+
+    return answer
 
 
 def endless(handler: BaseHTTPRequestHandler) -> None:
@@ -366,3 +379,51 @@ except ModelAuthenticationError:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+async def test_a_stream_leaves_no_generator_half_read(peer: Peer) -> None:
+    peer.answer = streamed
+    model = chat(peer.url)
+    left: list[Any] = []
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(finalizer=left.append)
+    try:
+        assert [chunk.text async for chunk in model.astream("hi")][:2] == ["Hello", " you"]
+        gc.collect()
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "words"),
+    [
+        ({"error": {"message": f"the model fell over {KEY}", "code": 502}}, lc.ModelConnectionError, "fell over"),
+        ({"error": "no words"}, lc.ModelConnectionError, "no words"),
+        ([1, 2], lc.ModelAPIError, "not the protocol's"),
+        (7, lc.ModelAPIError, "not the protocol's"),
+        ({"choices": "none"}, lc.ModelAPIError, "not the protocol's"),
+    ],
+)
+async def test_what_a_stream_says_amiss(peer: Peer, body: Any, error: type[Exception], words: str) -> None:
+    peer.answer = said_oddly(body)
+    seen = []
+
+    async def read() -> None:
+        async for chunk in chat(peer.url).astream("hi"):
+            seen.append(chunk.text)
+
+    with pytest.raises(error, match=words) as caught:
+        await read()
+    assert seen == ["Hello"]
+    assert KEY not in str(caught.value)
+
+
+async def test_reasoning_under_its_other_name(peer: Peer) -> None:
+    peer.answer = lambda handler: (
+        start_stream(handler),
+        handler.wfile.write(event({"reasoning": "Hm. "}) + event({"content": "Yes"}) + event({}, "stop")),
+        handler.wfile.write(b": a comment\n\ndata: [DONE]\n\n"),
+    )
+    (first, *_) = [chunk async for chunk in chat(peer.url).astream("hi")]
+    assert first.additional_kwargs["reasoning_content"] == "Hm. "

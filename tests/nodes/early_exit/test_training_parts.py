@@ -1,0 +1,83 @@
+"""Figures, deltas and losses of a training, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dynflow.nodes.early_exit_classifier.artefact import apply_deltas
+from dynflow.nodes.early_exit_classifier.training.deltas import deltas
+from dynflow.nodes.early_exit_classifier.training.figures import judge
+from dynflow.nodes.early_exit_classifier.training.recipe import Recipe
+from dynflow.nodes.early_exit_classifier.training.stages import Loss, stages_of
+
+SURE, UNSURE = [4.0, 0.0], [0.1, 0.0]
+LOGITS = np.array(
+    [[SURE, SURE, SURE], [SURE, SURE, SURE], [UNSURE, SURE[::-1], SURE[::-1]], [UNSURE, UNSURE, SURE[::-1]]],
+    dtype=np.float32,
+)
+TRUTH = [0, 0, 1, 1]
+
+
+def test_curves_are_what_running_at_a_threshold_gives() -> None:
+    figures = judge(LOGITS, TRUTH, (0, 2, 4))
+    assert figures.accuracy == (0.5, 0.75, 1.0)
+    assert [(point.layers, point.accuracy) for point in figures.curves["static"]] == [(4, 1.0), (2, 0.75), (0, 0.5)]
+    best = figures.cheapest("entropy", 1.0)
+    assert best is not None
+    assert (best.layers, best.accuracy) == ((0 + 0 + 2 + 4) / 4, 1.0)
+    assert 0.09 < best.threshold < 0.69
+    least = figures.cheapest("entropy", 0.5)
+    assert least is not None
+    assert (least.layers, least.accuracy) == (0, 0.5)
+    assert figures.cheapest("entropy", 1.1) is None
+
+
+def test_deltas_give_the_weights_back() -> None:
+    torch.manual_seed(0)
+    before, after = torch.nn.Linear(32, 24), torch.nn.Linear(32, 24)
+    with torch.no_grad():
+        after.weight.copy_(before.weight + torch.randn(24, 4) @ torch.randn(4, 32))
+    found = deltas(dict(before.named_parameters()), dict(after.named_parameters()), rank=4)
+    assert {name: tuple(value.shape) for name, value in found.items()} == {
+        "weight.up": (24, 4),
+        "weight.down": (4, 32),
+        "bias.delta": (24,),
+    }
+    apply_deltas(before, found, "here")
+    torch.testing.assert_close(before.weight, after.weight, atol=2e-2, rtol=0)
+    torch.testing.assert_close(before.bias, after.bias)
+
+
+def test_deltas_leave_out_what_did_not_change_and_stay_whole_where_that_is_smaller() -> None:
+    before, after = torch.nn.Linear(6, 4), torch.nn.Linear(6, 4)
+    with torch.no_grad():
+        after.bias.copy_(before.bias)
+    found = deltas(dict(before.named_parameters()), dict(after.named_parameters()), rank=64)
+    assert list(found) == ["weight.delta"]
+
+
+def test_the_teacher_is_the_last_exit_where_none_is_given() -> None:
+    labels = torch.tensor([0, 1])
+    last, early = torch.tensor([[3.0, 0.0], [0.0, 3.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]], requires_grad=True)
+    loss = Loss(Recipe(distil=1.0), 2, None)
+    assert loss([last, last], labels, None, False) == pytest.approx(
+        0.5 * float(torch.nn.functional.cross_entropy(last, labels)), abs=1e-6
+    )
+    loss([early, last], labels, None, False).backward()
+    assert early.grad is not None
+    assert (early.grad[:, 0] * torch.tensor([-1.0, 1.0]) > 0).all()  # towards what the last exit says
+    only = loss([early, last], labels, None, True)
+    assert float(only) == pytest.approx(float(torch.nn.functional.cross_entropy(last, labels)))
+
+
+def test_weights_and_stages_are_those_of_the_recipe() -> None:
+    assert Recipe().weights(3) == [1, 1, 1]
+    assert Recipe(weighting="early").weights(3) == [1.5, 1.0, 0.5]
+    assert Recipe(weighting="late").weights(3) == [0.5, 1.0, 1.5]
+    assert [stage.epochs for stage in stages_of(Recipe(alone_epochs=0, epochs=3))] == [3]
+    alone, others = stages_of(Recipe(method="two-stage"))
+    assert (alone.last_only, alone.tunes, others.last_only, others.tunes) == (True, True, False, False)
+    turns = stages_of(Recipe(method="alternating"))[-1]
+    assert [turns.trains_last_only(step) for step in range(4)] == [True, False, True, False]

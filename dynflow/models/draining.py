@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Any
 
 import httpx
 
 from dynflow.closing import undisturbed
 
-_LAST_EVENT = b"[DONE]"
+_LAST_EVENT = re.compile(rb"[\r\n]data: ?\[DONE\]")
+"""At the beginning of a line, where no JSON has it: an answer may speak of "[DONE]"."""
+_SPLIT = len(b"\ndata: [DONE")
+"""Bytes of it that may stand in an earlier part, at most."""
 _SECONDS = 0.05
 """How long the end of a body may take after its last event; it is to save a handshake, not to cost one."""
 
@@ -23,30 +28,35 @@ async def drained(response: httpx.Response) -> None:
     response.stream = _Drained(response.stream)
 
 
+async def drain(parts: AsyncIterator[Any]) -> None:
+    """Read what is left after the last event, if it comes at once."""
+    with suppress(TimeoutError, httpx.HTTPError):
+        async with asyncio.timeout(_SECONDS):
+            async for _ in parts:
+                pass
+
+
 class _Drained(httpx.AsyncByteStream):
     def __init__(self, body: httpx.AsyncByteStream) -> None:
         self._body = body
         self._parts = aiter(body)
-        self._end = b""
+        self._end = b"\n"
+        self._ended = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for part in self._parts:
-            self._end = (self._end + part)[-2 * len(_LAST_EVENT) :]
+            seen = self._end + part
+            self._end = seen[-_SPLIT:]
+            self._ended = _LAST_EVENT.search(seen) is not None
             yield part
-            if _LAST_EVENT in self._end:
-                await self._drain()  # here, so that whoever reads to the end leaves no generator half read
+            if self._ended:
+                await drain(self._parts)  # here, so that whoever reads to the end leaves no generator half read
                 return
 
     async def aclose(self) -> None:
         await undisturbed(self._close())
 
     async def _close(self) -> None:
-        if _LAST_EVENT in self._end:
-            await self._drain()
+        if self._ended:
+            await drain(self._parts)
         await self._body.aclose()
-
-    async def _drain(self) -> None:
-        with suppress(TimeoutError, httpx.HTTPError):
-            async with asyncio.timeout(_SECONDS):
-                async for _ in self._parts:
-                    pass

@@ -40,7 +40,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from dynflow.closing import aclosing
 from dynflow.errors import MissingDependency, RefusedByModel
 from dynflow.models.background import in_background
-from dynflow.models.draining import drained
+from dynflow.models.draining import drain, drained
 from dynflow.models.failures import beneath, from_connection, from_status, not_sent, unbilled
 from dynflow.models.openai_format import Reader
 from dynflow.models.remote import CONNECT_SECONDS, SILENT_SECONDS, RemoteChat
@@ -50,6 +50,8 @@ from dynflow.models.sendable import check_key, check_options, sendable_messages
 _importing = threading.Lock()
 _LISTENERS = ("callbacks", "success_callback", "_async_success_callback", "cache", "max_budget")
 """What of litellm's hears of a call that has succeeded."""
+_MISREAD = (AttributeError, TypeError, LookupError, ValueError, RecursionError)
+"""What reading an answer raises that has not the protocol's form."""
 
 
 class LiteLLMChat(RemoteChat):
@@ -162,7 +164,7 @@ class LiteLLMChat(RemoteChat):
             return unbilled(ModelTimeoutError(message)) if not_sent(error) else ModelTimeoutError(message)
         if _unbuildable(error, built):
             return unbilled(ModelInvalidRequestError(message))
-        if _garbled(error) or (built and isinstance(error, AttributeError | TypeError | LookupError)):
+        if _garbled(error) or (built and isinstance(error, _MISREAD)):
             return ModelAPIError(f"the answer of {self.settings.model} is not the protocol's: {message}")
         import httpx
 
@@ -237,7 +239,9 @@ def _keep_worker_away() -> None:
 
 def _heard() -> bool:
     """Whether anything in this process wants litellm's own log of calls, which costs as much CPU as sending one."""
-    return any(getattr(library(), name, True) for name in _LISTENERS)
+    listeners = (getattr(library(), name, True) for name in _LISTENERS)
+    # Its Gemini client enters "cache" among the callbacks: that is `litellm.cache`, which has a place of its own here.
+    return any(each and each != ["cache"] for each in listeners)
 
 
 @contextmanager
@@ -262,9 +266,13 @@ async def _alone(answer: Any) -> AsyncIterator[dict[str, Any]]:
 
 def _events(answer: Any) -> AsyncIterator[dict[str, Any]]:
     """A stream's events, in the OpenAI protocol."""
-    response = getattr(getattr(answer, "completion_stream", None), "response", None)
-    plain = response is not None and "text/event-stream" in response.headers.get("content-type", "")
-    return _as_sent(response) if plain and not _heard() else _as_told(answer)
+    import openai
+
+    stream = getattr(answer, "completion_stream", None)
+    if not isinstance(stream, openai.AsyncStream) or _heard():  # other protocols' streams have a `response` too
+        return _as_told(answer)
+    plain = "text/event-stream" in stream.response.headers.get("content-type", "")
+    return _as_sent(stream.response) if plain else _as_told(answer)
 
 
 async def _as_sent(response: Any) -> AsyncIterator[dict[str, Any]]:
@@ -276,9 +284,13 @@ async def _as_sent(response: Any) -> AsyncIterator[dict[str, Any]]:
     import httpx_sse
     import openai
 
+    response.encoding = "utf-8-sig"  # an event stream's always is, perhaps with a mark; some servers state another
     async with aclosing(httpx_sse.EventSource(response).aiter_sse()) as events:
         async for event in events:
-            if not event.data or event.data.startswith("[DONE]"):
+            if event.data.startswith("[DONE]"):
+                await drain(events)
+                return
+            if not event.data:
                 continue
             sent = json.loads(event.data)
             if not isinstance(sent, dict):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -403,6 +404,8 @@ async def test_a_stream_leaves_no_generator_half_read(peer: Peer) -> None:
         ([1, 2], lc.ModelAPIError, "not the protocol's"),
         (7, lc.ModelAPIError, "not the protocol's"),
         ({"choices": "none"}, lc.ModelAPIError, "not the protocol's"),
+        ({"choices": [{"delta": {"content": 7}}]}, lc.ModelAPIError, "not the protocol's"),
+        ({"choices": [], "usage": {"prompt_tokens": "many"}}, lc.ModelAPIError, "not the protocol's"),
     ],
 )
 async def test_what_a_stream_says_amiss(peer: Peer, body: Any, error: type[Exception], words: str) -> None:
@@ -417,6 +420,57 @@ async def test_what_a_stream_says_amiss(peer: Peer, body: Any, error: type[Excep
         await read()
     assert seen == ["Hello"]
     assert KEY not in str(caught.value)
+
+
+_TOLD = event({"content": "It ends with [DONE], grün"}).replace(rb"\u00fc", "ü".encode())
+_END = event({}, "stop") + b"data: [DONE]\n\n"
+
+
+def part_by_part(*parts: bytes, stays: float = 0.0, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
+    """A stream that comes in these parts, from a server that may stay on after the last, and then breaks off."""
+    if stays:
+        headers["content-length"] = "100000"
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        for name, value in {"content-type": "text/event-stream", "connection": "close", **headers}.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        for part in parts:
+            handler.wfile.write(part)
+            handler.wfile.flush()
+            time.sleep(0.03)
+        time.sleep(stays)
+
+    return answer
+
+
+_SPLIT = _TOLD.index(b"[DONE]") + len(b"[DONE]")
+_PACKED = zlib.compressobj(wbits=31)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(part_by_part(_TOLD[:_SPLIT], _TOLD[_SPLIT:], _END), id="the answer speaks of the end"),
+        pytest.param(part_by_part(_TOLD, _END[:-9], _END[-9:], stays=0.3), id="the end in two parts"),
+        pytest.param(part_by_part(_TOLD, _END + b": and a comment\n\n", stays=0.3), id="a comment after the end"),
+        pytest.param(part_by_part(_TOLD, _END + b"data: what is it?\n\n"), id="an event after the end"),
+        pytest.param(
+            part_by_part(
+                _PACKED.compress(_TOLD + _END) + _PACKED.flush(zlib.Z_SYNC_FLUSH), stays=0.3, content_encoding="gzip"
+            ),
+            id="compressed",
+        ),
+        pytest.param(part_by_part(_TOLD, _END, content_type="text/event-stream; charset=ISO-8859-1"), id="a charset"),
+        pytest.param(part_by_part(b"\xef\xbb\xbf" + _TOLD, _END), id="a byte order mark"),
+        pytest.param(part_by_part((_TOLD + _END).replace(b"\n", b"\r\n")), id="other line ends"),
+    ],
+)
+async def test_streams_of_other_servers(peer: Peer, answer: Callable[[BaseHTTPRequestHandler], None]) -> None:
+    """A whole answer ends with its last event, also where the server says more, or stays on."""
+    peer.answer = answer
+    assert "".join([chunk.text async for chunk in chat(peer.url).astream("hi")]) == "It ends with [DONE], grün"
 
 
 async def test_reasoning_under_its_other_name(peer: Peer) -> None:

@@ -76,10 +76,15 @@ class Facts:
         """What `text` gave. Raises ValueError, KeyError or TypeError where it is damaged."""
         facts = json.loads(text)
         facts["base"] = Base(**facts["base"])
-        facts["labels"] = tuple(map(str, facts["labels"]))
-        found = cls(**facts)
+        labels = facts["labels"]
+        if not isinstance(labels, list) or not all(isinstance(label, str) and label.strip() for label in labels):
+            raise ValueError("`labels` is no list of names")
+        found = cls(**{**facts, "labels": tuple(labels)})
         if found.format != FORMAT or HEADS not in found.sha256 or len(found.labels) < 2:
             raise ValueError("made by another version")
+        wrong = [number for number in (found.depth, found.max_tokens) if type(number) is not int or number < 1]
+        if wrong or not isinstance(found.base.model, str):
+            raise ValueError(f"{wrong[0]!r} is no number of layers or tokens" if wrong else "`base.model` is no name")
         return found
 
 
@@ -119,7 +124,7 @@ def describe(name_or_path: str, folder: Path | None = None) -> Described:
     try:
         text = path.read_text(encoding="utf-8")
         facts = Facts.of(text)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtefactError(
             f"{path} is damaged, or of another version of dynflow ({error!r}): restore it, or train again"
         ) from error
@@ -171,6 +176,11 @@ def read(described: Described) -> EarlyExitModel:
             f"{folder} was made for {facts.base.architecture} of {facts.depth} layers; {facts.base.model} is "
             f"{model.config.model_type} of {architecture.depth}: train it again"
         )
+    if facts.max_tokens > architecture.max_tokens:
+        raise ArtefactError(
+            f"{folder / DESCRIPTION} cuts texts at {facts.max_tokens:,} tokens, and {facts.base.model} reads "
+            f"{architecture.max_tokens:,}: restore it, or train again"
+        )
     try:
         heads = Heads(HeadsShape.of(dict(facts.heads)))
         heads.load_state_dict(tensors)
@@ -178,6 +188,8 @@ def read(described: Described) -> EarlyExitModel:
         raise ArtefactError(
             f"{folder / HEADS} does not fit {DESCRIPTION} ({error}): restore it, or train again"
         ) from error
+    if DELTAS not in facts.sha256 and (folder / DELTAS).exists():
+        raise ArtefactError(f"{folder / DELTAS} is not in {DESCRIPTION}: restore that, or train again")
     if DELTAS in facts.sha256:
         apply_deltas(architecture.encoder, _tensors(folder, DELTAS, facts), str(folder / DELTAS))
     return EarlyExitModel(architecture, heads, Reader(tokenizer, facts.max_tokens), facts.labels)

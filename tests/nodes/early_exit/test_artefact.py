@@ -9,7 +9,7 @@ import torch
 from dynflow.errors import ArtefactError, MissingModel
 from dynflow.nodes.early_exit_classifier import artefact
 from dynflow.nodes.early_exit_classifier.architectures import architecture_of
-from dynflow.nodes.early_exit_classifier.artefact import DESCRIPTION, HEADS, apply_deltas, describe, read
+from dynflow.nodes.early_exit_classifier.artefact import DELTAS, DESCRIPTION, HEADS, apply_deltas, describe, read
 from dynflow.nodes.early_exit_classifier.heads import Heads, HeadsShape, pooled
 from dynflow.nodes.early_exit_classifier.model import EarlyExitModel
 from dynflow.nodes.early_exit_classifier.reading import Reader
@@ -97,6 +97,40 @@ def test_another_architecture_or_depth_is_told(place):
 def test_labels_that_do_not_match_are_told(place, facts, says):
     with pytest.raises(ArtefactError, match=says):
         read(changed(place, **facts))
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"labels": "bdg"},
+        {"labels": ["bad", "", "good"]},
+        {"labels": [1, 2, 3]},
+        {"max_tokens": 0},
+        {"max_tokens": "24"},
+        {"depth": None},
+        {"base": {"model": 3, "sha256": "0", "architecture": "bert"}},
+    ],
+)
+def test_a_description_that_makes_no_sense_is_told_before_anything_loads(place, facts):
+    with pytest.raises(ArtefactError, match="is damaged, or of another version"):
+        changed(place, **facts)
+
+
+def test_a_description_nested_without_end_is_told(place):
+    (place / DESCRIPTION).write_text("[" * 100_000)
+    with pytest.raises(ArtefactError, match="is damaged"):
+        describe(str(place))
+
+
+def test_texts_cannot_be_cut_beyond_what_the_encoder_reads(place):
+    with pytest.raises(ArtefactError, match=r"cuts texts at 100,000 tokens, and .* reads \d+"):
+        read(changed(place, max_tokens=100_000))
+
+
+def test_changes_of_the_encoder_that_the_description_lacks_are_told(place):
+    (place / DELTAS).write_bytes(b"")
+    with pytest.raises(ArtefactError, match=r"deltas\.safetensors is not in artefact\.json"):
+        read(describe(str(place)))
 
 
 def test_heads_that_are_not_as_described_are_told(place):

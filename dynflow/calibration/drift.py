@@ -92,6 +92,8 @@ def drift(calibration: Calibration, records: Iterable[Mapping[str, Any]]) -> lis
 def compared(calibration: Calibration, seen: Mapping[str, Sequence[float]]) -> list[Drift]:
     """The same of values by `node.port`."""
     told = {port: sorted(values) for port, values in seen.items() if len(values) >= FEWEST}
+    # Of conversations new requests hang together too, and as many, if they are drawn alike.
+    independent = 1.0 if calibration.requests is None else calibration.n / calibration.requests
     found = []
     for port, values in told.items():
         kept = calibration.signals[port]
@@ -104,7 +106,8 @@ def compared(calibration: Calibration, seen: Mapping[str, Sequence[float]]) -> l
             )
             for point, less, at_most in kept["shares"]
         )
-        size = kept["n"] * len(values) / (kept["n"] + len(values))
+        draws = independent * len(values)
+        size = kept["n"] * draws / (kept["n"] + draws)
         found.append(Drift(port, len(values), distance, math.sqrt(-math.log(_CHANCE / len(told) / 2) / 2 / size)))
     return found
 

@@ -111,8 +111,11 @@ class Tested:
         The mean over requests, E[Σ v] / E[length], is above the limit where E[Σ (v - limit)] is above 0. So a
         conversation's value is the mean over `most` requests, of which those that it lacks are just at the limit: a
         variable of 0…1 again, however the requests of one conversation hang together and whatever its length does.
+        Raises `ValueError` where one has more: what it is above or below the limit by would have no bound.
         """
         of = np.asarray(draws)
+        if (longest := int(np.bincount(of).max())) > most:
+            raise ValueError(f"a conversation has {longest:,} requests, and {most:,} of each are promised of")
         count = int(of.max()) + 1
         excess = np.zeros((count, len(self.values)))
         np.add.at(excess, of, (self.values - self.limit).T)

@@ -192,10 +192,18 @@ def test_conversations_of_one_request_are_rows() -> None:
     rng = np.random.default_rng(3)
     quality = (rng.random((4, 50)) < 0.8).astype(float)
     sample = Sample(quality, quality, quality > 0, quality[0], 1.0, True, range(50))
-    rows = variables(Promise("quality", 0.6, "cloud", 0.9), sample)
-    tested = variables(Promise("quality", 0.6, "cloud", 0.9, turns=1), sample)
-    assert tested.binary
-    assert tested.values == pytest.approx(rows.values)
+    for target in rng.random(100):
+        rows = variables(Promise("quality", target, "cloud", 0.9), sample)
+        tested = variables(Promise("quality", target, "cloud", 0.9, turns=1), sample)
+        assert tested.binary
+        assert np.array_equal(tested.values, rows.values)  # exactly, for an exact test counts them
+
+
+def test_requests_beyond_those_promised_of_are_refused() -> None:
+    quality = np.ones((1, 3))
+    sample = Sample(quality, quality, quality > 0, quality[0], 1.0, True, [0, 1, 1])
+    with pytest.raises(ValueError, match="a conversation has 2 requests, and 1 of each are promised of"):
+        variables(Promise("quality", 0.6, "cloud", 0.9, turns=1), sample)
 
 
 def test_what_is_promised_of_conversations(tmp_path: Path) -> None:

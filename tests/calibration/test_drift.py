@@ -44,6 +44,16 @@ def test_requests_drawn_alike_have_hardly_ever_drifted(calibration: Calibration)
     assert told <= 6
 
 
+def test_new_conversations_are_no_more_independent_than_those_calibrated_on(calibration: Calibration) -> None:
+    rng = np.random.default_rng(0)
+    told = 0
+    for _ in range(200):
+        signals = spread({"difficulty.score": np.repeat(rng.random(100), 5)}, 1 / 5)
+        drawn_anew = replace(calibration, signals=signals, n=100, requests=500)
+        told += drift(drawn_anew, records(calibration, np.repeat(rng.random(100), 5)))[0].drifted
+    assert told <= 6
+
+
 def test_other_requests_have(calibration: Calibration) -> None:
     rng = np.random.default_rng(0)
     (found,) = drift(calibration, records(calibration, rng.random(200) ** 2))

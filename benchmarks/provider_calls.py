@@ -117,10 +117,14 @@ def contenders(base: str) -> Iterator[dict[str, Callable[[str, int], float]]]:
         pipes[name], there = context.Pipe()
         processes.append(context.Process(target=_measure, args=(name, base, there), daemon=True))
         processes[-1].start()
+        there.close()  # ours: else nobody would notice that the process died
 
     def measured(name: str, style: str, times: int) -> float:
-        pipes[name].send((style, times))
-        seconds: float | None = pipes[name].recv()
+        try:
+            pipes[name].send((style, times))
+            seconds: float | None = pipes[name].recv()
+        except (EOFError, OSError) as error:
+            raise SystemExit(f"{name} failed: see its traceback above") from error
         if seconds is None:
             raise SystemExit(f"{name} did not give the upstream's answer")
         return seconds

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from dynflow.answers import Classification
 from dynflow.errors import ArtefactError, DynflowError, NodeFailed
 from dynflow.language.references import Reference
-from dynflow.language.spec import Role
+from dynflow.language.spec import ParamSpec, Role
 from dynflow.language.types import PortType, enum, integer, number, record, string
 from dynflow.ledger import Usage
 from dynflow.node import AnswerType, BuildScope, Call, Cancelled, Finding, ModelName, Node, NodeOptions, Output
@@ -99,7 +99,7 @@ class EarlyExitClassifier(Node):
         if isinstance(options.exit, Reference):
             yield Finding("static_option", "`exit` takes a mapping, whose values may be references", ("exit",))
         elif options.exit is not None:
-            yield from _exit_findings(options.exit)
+            yield from _exit_findings(options.exit, scope.spec.params)
 
     @classmethod
     def streams(cls, options: Any) -> bool:
@@ -262,15 +262,26 @@ def _described(settings: ModelSettings | None, folder: Path | None) -> Described
     return describe(settings.model, folder)
 
 
-def _exit_findings(given: Mapping[str, Any]) -> Iterable[Finding]:
-    name = given["criterion"]
-    settled = {key: value for key, value in given.items() if not isinstance(value, Reference)}
-    settled.setdefault("threshold", 0.0)  # what a reference gives is only known in a request
-    try:
-        criterion_of(settled)
-    except ValueError as error:
-        place = "criterion" if name not in CRITERIA else "threshold"
-        yield Finding("bad_value", str(error), ("exit", place))
+def _exit_findings(given: Mapping[str, Any], params: Mapping[str, ParamSpec]) -> Iterable[Finding]:
+    settled = {key: _default(value, params) for key, value in given.items()}
+    settled = {key: value for key, value in settled.items() if not isinstance(value, Reference)}
+    settled.setdefault("threshold", 0.0)  # what other references give is only known in a request
+    alone = {key: settled[key] for key in ("criterion", "threshold")}
+    place = "threshold" if given["criterion"] in CRITERIA else "criterion"
+    for part, fault in ((alone, place), (settled, "patience")):
+        try:
+            criterion_of(part)
+        except ValueError as error:
+            yield Finding("bad_value", str(error), ("exit", fault))
+            return
+
+
+def _default(value: Any, params: Mapping[str, ParamSpec]) -> Any:
+    """The default of a param that is referred to."""
+    if isinstance(value, Reference) and value.targets[0][0] == "params":
+        param = params.get(value.targets[0][1])
+        return value if param is None else param.default
+    return value
 
 
 def _criterion(call: Call) -> Criterion | None:

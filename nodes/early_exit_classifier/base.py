@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +77,7 @@ def read_base(place: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     import transformers
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _no_bars():
             warnings.simplefilter("ignore")
             config = transformers.AutoConfig.from_pretrained(place)
             names = getattr(config, "architectures", None) or [""]
@@ -87,3 +89,17 @@ def read_base(place: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ArtefactError(f"transformers cannot load {place}: {error}") from error
     return model.eval(), tokenizer
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """transformers shows a progress bar for what takes a moment, also in a log."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

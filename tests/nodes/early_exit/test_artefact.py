@@ -26,6 +26,13 @@ def test_what_was_saved_is_loaded(family, tmp_path):
     assert loaded.labels == tiny.LABELS
 
 
+def test_loading_says_nothing(tmp_path, capfd):
+    read(describe(str(tiny.artefact(tmp_path))))
+    capfd.readouterr()
+    read(describe(str(tmp_path / "artefact")))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_changes_of_the_encoder_are_added_whole_or_in_a_low_rank(tmp_path):
     torch.manual_seed(3)
     up, down, whole = torch.randn(tiny.WIDTH, 2), torch.randn(2, tiny.WIDTH), torch.randn(tiny.WIDTH)

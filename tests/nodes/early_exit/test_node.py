@@ -238,13 +238,28 @@ def test_waiting_for_the_model_ends_when_called_off(flow):
         (("provider: encoder", "provider: llama_cpp"), "its provider is llama_cpp, not encoder"),
         (("criterion: confidence", "criterion: konfidence"), "did you mean 'confidence'"),
         (("threshold: ${params.sure}", "threshold: 1.5"), "a threshold of confidence is 0 to 1, not 1.5"),
-        (("threshold: ${params.sure}", "threshold: 0.5\n      patience: 2"), "confidence takes no 'patience'"),
+        (("default: 0.9, min: 0, max: 1", "default: 5, min: 0, max: 9"), "a threshold of confidence is 0 to 1, not 5"),
         (("to: end}", "to: end, when: tone.label == 'splendid'}"), "splendid"),
     ],
 )
 def test_faults_are_told_before_anything_loads(folder, change, says):
     with pytest.raises(GraphError, match=says.replace("${", r"\$\{")):
         dynflow.loads(GRAPH.replace(*change), base=folder)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "patience", "says"),
+    [
+        ("confidence", 2, "confidence takes no 'patience'"),
+        ("patience_and_confidence", 0, "a patience is 1 or more, not 0"),
+    ],
+)
+def test_a_fault_of_patience_is_told_where_it_stands(folder, criterion, patience, says):
+    faulty = GRAPH.replace("criterion: confidence", f"patience: {patience}\n      criterion: {criterion}")
+    with pytest.raises(GraphError, match=says) as told:
+        dynflow.loads(faulty, base=folder)
+    line = GRAPH.splitlines().index("      criterion: confidence") + 1
+    assert f":{line}:" in str(told.value)
 
 
 def test_exit_takes_a_mapping(folder):

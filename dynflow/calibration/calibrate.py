@@ -74,12 +74,17 @@ def calibrate(
     """
     check_independent(flow, file)
     file, trained_on = without_training_rows(flow, file)
+    apart = tuning is not None
     if tuning is None:
         tuning, file = file.split(TUNING_SHARE)
     else:
         _check_apart(tuning, file)
     conversational = file.conversational or tuning.conversational
     unit = "conversations" if conversational else "rows"
+    if apart and tuning.drawn < FEWEST_TUNING:
+        raise CalibrationError(
+            f"{tuning.drawn:,} {unit} are too few to choose settings on: give at least {FEWEST_TUNING}"
+        )
     if tuning.drawn < FEWEST_TUNING or not file.rows:
         given = tuning.drawn + file.drawn
         raise CalibrationError(

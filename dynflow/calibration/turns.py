@@ -40,7 +40,9 @@ def in_turns(
     states: list[State] = []
     index = np.full(reached.shape, -1, dtype=np.int32)
     for turn in range(int(turns.max()) + 1):
-        settings, rows = np.nonzero(reached & (turns == turn))
+        now = np.flatnonzero(turns == turn)
+        settings, column = np.nonzero(reached[:, now])
+        rows = now[column]
         if not len(rows):
             continue
         held = kept[settings, draws[rows]]

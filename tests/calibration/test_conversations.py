@@ -241,8 +241,11 @@ def test_too_few_conversations_are_refused_with_how_many_more(tmp_path: Path) ->
     with pytest.raises(CalibrationError, match=r"\d+ conversations are too few .* about \d+ conversations more") as why:
         calibrate(flow(), file, kind="quality", target=0.85, of="cloud")
     assert why.value.code == "too_little_data"
-    with pytest.raises(CalibrationError, match="40 conversations are too few to choose"):
+    with pytest.raises(CalibrationError, match="40 conversations are too few to choose settings on one part"):
         calibrate(flow(), file_of(tmp_path, drawn(40)), kind="quality_of", target=0.7, of="cloud")
+    few = file_of(tmp_path, [{**row, "conversation": f"few {row['conversation']}"} for row in drawn(5)], "few.jsonl")
+    with pytest.raises(CalibrationError, match="5 conversations are too few to choose settings on: give at least 20"):
+        calibrate(flow(), file, kind="quality_of", target=0.7, of="cloud", tuning=few)
 
 
 def test_two_kinds_of_conversations_cannot_be_told_apart_in_a_row(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ class EarlyExitClassifier(Node):
         if isinstance(options.exit, Reference):
             yield Finding("static_option", "`exit` takes a mapping, whose values may be references", ("exit",))
         elif options.exit is not None:
-            yield from _exit_findings(options.exit, scope.spec.params)
+            yield from _exit_findings(options.exit, scope)
 
     @classmethod
     def streams(cls, options: Any) -> bool:
@@ -262,8 +262,12 @@ def _described(settings: ModelSettings | None, folder: Path | None) -> Described
     return describe(settings.model, folder)
 
 
-def _exit_findings(given: Mapping[str, Any], params: Mapping[str, ParamSpec]) -> Iterable[Finding]:
-    settled = {key: _default(value, params) for key, value in given.items()}
+def _exit_findings(given: Mapping[str, Any], scope: BuildScope) -> Iterable[Finding]:
+    for key, value in given.items():
+        if isinstance(value, Reference) and not number().accepts(kind := scope.type_of(value)):
+            yield Finding("type_mismatch", f"`{key}` takes a number; {value} is {kind}", ("exit", key))
+            return
+    settled = {key: _default(value, scope.spec.params) for key, value in given.items()}
     settled = {key: value for key, value in settled.items() if not isinstance(value, Reference)}
     settled.setdefault("threshold", 0.0)  # what other references give is only known in a request
     alone = {key: settled[key] for key in ("criterion", "threshold")}

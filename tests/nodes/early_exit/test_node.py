@@ -239,6 +239,14 @@ def test_waiting_for_the_model_ends_when_called_off(flow):
         (("criterion: confidence", "criterion: konfidence"), "did you mean 'confidence'"),
         (("threshold: ${params.sure}", "threshold: 1.5"), "a threshold of confidence is 0 to 1, not 1.5"),
         (("default: 0.9, min: 0, max: 1", "default: 5, min: 0, max: 9"), "a threshold of confidence is 0 to 1, not 5"),
+        (
+            ("default: 0.9, min: 0, max: 1, tune: true", "default: high"),
+            "`threshold` takes a number; ${params.sure} is string",
+        ),
+        (
+            ("threshold: ${params.sure}", "threshold: ${input.text}"),
+            "`threshold` takes a number; ${input.text} is string",
+        ),
         (("to: end}", "to: end, when: tone.label == 'splendid'}"), "splendid"),
     ],
 )

@@ -1,10 +1,10 @@
 """Outcome files: what each node or model gave for recorded requests, and how good it was.
 
-JSON lines: `{"id", "prompt" | "messages", "inputs"?, "conversation"?, "outcomes": {"<node id, else model name>":
-{"quality": 0…1, "usd"?, "seconds"?, "response"?, "ports"?, "error"?}}}`. `inputs` holds the further keys that a graph
-declares; `ports` holds ports that the other fields do not tell (`{"confidence": 0.8}`); `error` is the kind of a
-failure. Rows with the same `conversation` are its requests, in the order of the lines. Other keys are for people, and
-not read.
+JSON lines: `{"id", "prompt" | "messages", "inputs"?, "conversation"?, "turn"?, "outcomes": {"<node id, else model
+name>": {"quality": 0…1, "usd"?, "seconds"?, "response"?, "ports"?, "error"?}}}`. `inputs` holds the further keys that a
+graph declares; `ports` holds ports that the other fields do not tell (`{"confidence": 0.8}`); `error` is the kind of a
+failure. Rows with the same `conversation` are its requests, in the order of `turn`, a whole number; those without one
+come after them, in the order of the lines. Other keys are for people, and not read.
 """
 
 from __future__ import annotations
@@ -55,6 +55,13 @@ class Row:
     outcomes: Mapping[str, Outcome]
     conversation: str | None = None
     """The conversation that it is a request of; None: it stands alone."""
+    turn: int | None = None
+    """What it comes in its conversation by; None: its line."""
+
+    @property
+    def order(self) -> tuple[bool, int]:
+        """What the requests of a conversation are sorted by."""
+        return (True, self.line) if self.turn is None else (False, self.turn)
 
     @property
     def draw(self) -> str:
@@ -96,10 +103,10 @@ class OutcomeFile:
 
     @cached_property
     def turns(self) -> Sequence[int]:
-        """The place of each row in its conversation, from 0, by the order of the lines."""
+        """The place of each row in its conversation, from 0."""
         found: dict[int, int] = {}
         counts: Counter[int] = Counter()
-        for row, draw in sorted(zip(self.rows, self.draws, strict=True), key=lambda each: each[0].line):
+        for row, draw in sorted(zip(self.rows, self.draws, strict=True), key=lambda each: each[0].order):
             found[row.line] = counts[draw]
             counts[draw] += 1
         return [found[row.line] for row in self.rows]
@@ -117,8 +124,8 @@ class OutcomeFile:
     def shuffled(self) -> OutcomeFile:
         """The rows in an order that their ids decide: by chance, and the same each time. Conversations stay whole."""
 
-        def lot(row: Row) -> tuple[bytes, int]:
-            return hashlib.sha256(f"order {row.draw}".encode()).digest(), row.line
+        def lot(row: Row) -> tuple[bytes, tuple[bool, int]]:
+            return hashlib.sha256(f"order {row.draw}".encode()).digest(), row.order
 
         return replace(self, rows=sorted(self.rows, key=lot))
 
@@ -188,6 +195,8 @@ def _row(line: int, text: bytes) -> tuple[Row | None, list[str]]:
     wrong = [*_id_faults(read), *_input_faults(read)]
     if (fault := conversation_fault(read.get("conversation"))) is not None:
         wrong.append(fault)
+    if (turn := read.get("turn")) is not None and (isinstance(turn, bool) or not isinstance(turn, int)):
+        wrong.append(f'"turn" is a whole number, not {_shown(turn)}; leave it out where the lines are in order')
     outcomes: dict[str, Outcome] = {}
     given = read.get("outcomes")
     if "outcomes" not in read:
@@ -205,7 +214,8 @@ def _row(line: int, text: bytes) -> tuple[Row | None, list[str]]:
     id, conversation = read.get("id"), read.get("conversation")
     if id is None:
         return None, wrong
-    return Row(line, str(id), _input(read), outcomes, None if conversation is None else str(conversation)), wrong
+    named = None if conversation is None else str(conversation)
+    return Row(line, str(id), _input(read), outcomes, named, turn), wrong
 
 
 def _id_faults(read: Mapping[str, Any]) -> Iterator[str]:

@@ -172,6 +172,7 @@ class Collection(FileRun[CollectionReport]):
             "key": row.key,
             **input_keys(row.input),
             **row.more,
+            **({} if row.more.get("conversation") is None else {"turn": row.line}),  # rows finish in another order
             "outcomes": done.outcomes,
             "grading_usd": done.grading_usd,
             "usd": cost,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,23 @@ async def test_what_a_grader_that_failed_has_cost_is_counted(files):
     assert report.errors == {}
     assert files.rows()[0]["grading_usd"] == pytest.approx(0.25 + 2 * 0.5)
     assert calls(asked, "large") == 1
+
+
+async def test_turns_of_a_conversation_that_finish_in_another_order_keep_theirs(files):
+    class Later(Exact):
+        async def grade(self, answered, budget=None):
+            await asyncio.sleep(0.05 * (4 - int(answered.question.split()[-1])))
+            return Grade(1.0)
+
+    files.write(4, conversation="c")
+    await files.collect(flow(), grade=Later(), concurrency=4)
+    found = files.read()
+    assert [row.id for row in found.rows] == ["3", "2", "1", "0"]
+    assert list(found.turns) == [3, 2, 1, 0]
+    assert [row.id for row in found.shuffled().rows] == ["0", "1", "2", "3"]
+    files.target.write_text(json.dumps({**files.rows()[0], "turn": "last"}), "utf-8")
+    with pytest.raises(OutcomeError, match='"turn" is a whole number, not "last"'):
+        files.read()
 
 
 async def test_rows_of_a_conversation_are_drawn_together_and_say_so(files):

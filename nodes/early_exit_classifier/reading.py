@@ -47,10 +47,16 @@ class Reader:
         self._tokenizer.enable_truncation(max_tokens)
 
     def read(self, text: str) -> Tokens:
-        """The tokens of one text. Raises InputError where there is nothing that the encoder knows."""
+        """The tokens of one text. Raises InputError where it is no Unicode, or holds nothing that the encoder knows."""
         most = self.max_tokens * _CHARACTERS_A_TOKEN
         long = len(text) > most
-        encoding = self._tokenizer.encode(text.strip()[:most] if long else text)
+        read = text.strip()[:most] if long else text
+        try:
+            encoding = self._tokenizer.encode(read)
+        except TypeError as error:  # a string of Python's can hold what UTF-8 cannot
+            raise InputError(
+                "the text holds a half of a surrogate pair, which is no character: decode it anew"
+            ) from error
         ids: list[int] = encoding.ids
         own = [token for token in ids if token not in self._special]
         if not own:

@@ -178,6 +178,13 @@ def test_nothing_to_read_is_an_error_never_a_label(flow, text, says):
         flow.invoke(text)
 
 
+def test_half_a_character_fails_its_own_request_alone(flow):
+    results = flow.batch(["a fine film", "bad \ud83d film"], return_exceptions=True)
+    assert isinstance(results[0], Classification)
+    assert isinstance(results[1], InputError)
+    assert "surrogate" in str(results[1])
+
+
 def test_mixed_scripts_are_read_as_far_as_they_are_known(flow):
     assert flow.run("a fine film 😀").trace.visits[0].notes == ()
     [note] = flow.run("film 映画 😀").trace.visits[0].notes

@@ -16,12 +16,13 @@ from langchain_core.runnables import RunnableConfig
 
 from dynflow.batch import abatch_sessions, batch_sessions
 from dynflow.budgets import Budget, standing_limits
+from dynflow.chunks import add_up
 from dynflow.closing import aclosing, closing
 from dynflow.errors import ParamError
 from dynflow.graph import CheckedGraph
 from dynflow.hashes import graph_hash
 from dynflow.ledger import Ledger
-from dynflow.node import Output, add_up
+from dynflow.node import Output
 from dynflow.recording import Recording
 from dynflow.request import Request
 from dynflow.resources import FlowResources

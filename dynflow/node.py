@@ -6,8 +6,6 @@ A type is a class with typed `Options`, declared `ports` and a `run`. It is foun
 
 from __future__ import annotations
 
-import functools
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +14,10 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
-from langchain_core.messages import AIMessageChunk
-from langchain_core.messages.ai import add_ai_message_chunks
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import run_in_executor
 
+from dynflow.chunks import add_up
 from dynflow.closing import aclosing, closing
 from dynflow.errors import NodeFailed
 from dynflow.language.options import Options
@@ -411,29 +408,6 @@ class RunnableNode(Node):
                 taken.append(chunk)
                 yield chunk
         yield self.finish(call, add_up(taken))
-
-
-def add_up(chunks: Sequence[Any], empty: Any = None) -> Any:
-    """All chunks of a stream as one; where they do not add up, the last one is the whole, as LangChain has it."""
-    if not chunks:
-        return empty
-    first, rest = chunks[0], chunks[1:]
-    try:
-        if rest and isinstance(first, str):
-            return "".join(chunks)
-        if rest and isinstance(first, AIMessageChunk):
-            return add_ai_message_chunks(first, *rest)  # in one go: one by one takes time quadratic in their number
-        return functools.reduce(operator.add, rest, first)
-    except TypeError:
-        return chunks[-1]
-
-
-def has_content(chunk: Any) -> bool:
-    """Whether a chunk says anything: what went out with it cannot be taken back."""
-    if isinstance(chunk, AIMessageChunk):
-        extra = chunk.additional_kwargs.keys() - {"refusal"}  # after which the failure edges are still to be taken
-        return bool(chunk.content or chunk.tool_call_chunks or extra)
-    return not isinstance(chunk, str) or bool(chunk)
 
 
 def _output_of(items: Sequence[Any]) -> Output:

@@ -19,10 +19,11 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import patch_config, run_in_executor
 from langchain_core.tracers._streaming import _StreamingCallbackHandler
 
+from dynflow.chunks import add_up, has_content
 from dynflow.closing import aclosing, closing
 from dynflow.errors import NodeFailed, StreamInterrupted
 from dynflow.member import GroupMember
-from dynflow.node import Call, Node, Output, add_up, has_content
+from dynflow.node import Call, Node, Output
 from dynflow.open_runs import OpenRuns, end_open_runs
 from dynflow.recording import Recording, observers
 from dynflow.session import FlowParts, Session

@@ -16,8 +16,8 @@ from langchain_core.runnables.config import (
 )
 from langchain_core.tracers._streaming import _StreamingCallbackHandler
 
+from dynflow.chunks import add_up
 from dynflow.closing import aclosing, each_cancelled_once, undisturbed
-from dynflow.node import add_up
 
 
 async def astream_in_run(

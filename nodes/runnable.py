@@ -12,6 +12,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import run_in_executor, set_config_context, var_child_runnable_config
 from pydantic import Field
 
+from dynflow.chunks import add_up
 from dynflow.closing import aclosing, closing
 from dynflow.engine import CALLER_KEY
 from dynflow.errors import NodeFailed
@@ -19,7 +20,7 @@ from dynflow.language.references import IDENTIFIER, Reference
 from dynflow.language.source import did_you_mean
 from dynflow.language.spec import TypeName
 from dynflow.language.types import COMMON_PORTS, DECLARABLE, PortType, any_type, holds
-from dynflow.node import BuildScope, Call, Finding, NodeOptions, Output, RunnableNode, add_up
+from dynflow.node import BuildScope, Call, Finding, NodeOptions, Output, RunnableNode
 
 _SCALARS = frozenset({"number", "integer", "boolean"})
 

@@ -16,6 +16,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from tenacity import AsyncRetrying, Retrying
 
 from dynflow.billing import Charge
+from dynflow.chunks import add_up, has_content
 from dynflow.closing import aclosing, closing
 from dynflow.errors import BudgetExceeded, failure_kind
 from dynflow.models.base import ProviderChat
@@ -24,7 +25,7 @@ from dynflow.models.failures import CircuitOpen, OutOfTime, blames_model, shows_
 from dynflow.models.health import Health, health_of
 from dynflow.models.retries import RetryPolicy
 from dynflow.models.settings import ModelSettings
-from dynflow.node import Call, Cancelled, add_up, has_content
+from dynflow.node import Call, Cancelled
 from dynflow.prompt_size import PromptSize
 from dynflow.trace import Attempt
 

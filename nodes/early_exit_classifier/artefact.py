@@ -33,6 +33,8 @@ HEADS = "heads.safetensors"
 DELTAS = "deltas.safetensors"
 HASHES = "training_hashes"
 """The tensor in `heads.safetensors`: uint64 [rows], `row_hash` of each training text."""
+_SHOWN = 200
+"""Characters of PyTorch's reason why weights do not fit."""
 
 
 @dataclass(frozen=True)
@@ -185,8 +187,10 @@ def read(described: Described) -> EarlyExitModel:
         heads = Heads(HeadsShape.of(dict(facts.heads)))
         heads.load_state_dict(tensors)
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())  # PyTorch lists each tensor in a line of its own
+        reason = reason if len(reason) <= _SHOWN else f"{reason[:_SHOWN]}…"
         raise ArtefactError(
-            f"{folder / HEADS} does not fit {DESCRIPTION} ({error}): restore it, or train again"
+            f"{folder / HEADS} does not fit {DESCRIPTION} ({reason}): restore it, or train again"
         ) from error
     if DELTAS not in facts.sha256 and (folder / DELTAS).exists():
         raise ArtefactError(f"{folder / DELTAS} is not in {DESCRIPTION}: restore that, or train again")

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from langchain_core.messages import HumanMessage
 
 from dynflow import Flow, StreamInterrupted
+from dynflow.chunks import add_up
 from dynflow.errors import failure_kind
-from dynflow.node import add_up
 from dynflow.prompt_size import PromptSize
 from dynflow.request import estimate_tokens
 from tests.faults.server import CUT_AFTER, TOKENS, WORDS, FaultServer

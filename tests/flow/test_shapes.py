@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 
 from dynflow import Flow, load
-from dynflow.node import add_up
+from dynflow.chunks import add_up
 from tests.flow.recorder import Recorder
 from tests.flow.shapes import SHAPES, Case, Shape
 

@@ -14,7 +14,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 
 from dynflow import Flow, NodeTimeout, StreamInterrupted, loads
-from dynflow.node import add_up
+from dynflow.chunks import add_up
 from dynflow.testing import FakeChat
 from tests.flow.recorder import Recorder
 

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from dynflow.node import add_up
+from dynflow.chunks import add_up
 from dynflow.testing import FakeChat
 
 

@@ -11,7 +11,7 @@ from langchain_core import exceptions as lc
 
 import dynflow
 from dynflow import Flow, StreamInterrupted
-from dynflow.node import add_up
+from dynflow.chunks import add_up
 from tests.ollama_gateway import gateway
 
 pytest.importorskip("litellm")

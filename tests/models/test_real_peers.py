@@ -12,10 +12,10 @@ from langchain_core import exceptions as lc
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
 
 import dynflow
+from dynflow.chunks import add_up
 from dynflow.models.base import ProviderChat
 from dynflow.models.settings import ModelSettings
 from dynflow.models.store import create
-from dynflow.node import add_up
 from tests.ollama_peer import OLLAMA_MODEL, ollama_server  # noqa: F401 - a fixture
 from tests.servers import SERVER_KEY
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from numbers import Real
 from typing import Any
 
 from dynflow.language.source import did_you_mean
@@ -42,7 +43,9 @@ CRITERIA: dict[str, type[Criterion]] = {
 
 def criterion_of(given: Mapping[str, Any]) -> Criterion:
     """The criterion that `{criterion: …, threshold: …}` and its settings describe. Raises ValueError in words."""
-    name = given["criterion"]
+    name = given.get("criterion")
+    if not isinstance(name, str):
+        raise ValueError(f"`criterion` is one of {', '.join(CRITERIA)}, not {name!r}")
     kind = CRITERIA.get(name) or _plugged_in(name)
     if kind is None:
         raise ValueError(f"there is no criterion {name!r}{did_you_mean(name, CRITERIA)}")
@@ -51,7 +54,9 @@ def criterion_of(given: Mapping[str, Any]) -> Criterion:
     settings = {key: value for key, value in given.items() if key not in ("criterion", "threshold")}
     if surplus := settings.keys() - set(kind.settings):
         raise ValueError(f"{name} takes no {', '.join(map(repr, sorted(surplus)))}")
-    return kind(given["threshold"], **settings)
+    if isinstance(given["threshold"], bool) or not isinstance(given["threshold"], Real):
+        raise ValueError(f"a threshold is a number, not {given['threshold']!r}")
+    return kind(float(given["threshold"]), **settings)
 
 
 def _plugged_in(name: str) -> type[Criterion] | None:

@@ -18,8 +18,8 @@ class PatienceAndConfidence(Criterion):
 
     def __init__(self, threshold: float, patience: int = 2) -> None:
         super().__init__(threshold)
-        if patience < 1:
-            raise ValueError(f"a patience is 1 or more, not {patience}")
+        if not isinstance(patience, int) or patience < 1:
+            raise ValueError(f"a patience is 1 or more, whole exits, not {patience!r}")
         self.patience = patience
 
     def score(self, history: History, layer: int) -> float:

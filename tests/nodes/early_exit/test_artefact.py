@@ -143,8 +143,9 @@ def test_changes_of_the_encoder_that_the_description_lacks_are_told(place):
 def test_heads_that_are_not_as_described_are_told(place):
     shape = json.loads((place / DESCRIPTION).read_text())["heads"]
     for wrong in ({**shape, "layers": [0, 1]}, {**shape, "width": 8}, {**shape, "pooling": "last"}, {"layers": [1]}):
-        with pytest.raises(ArtefactError, match=r"does not fit artefact\.json"):
+        with pytest.raises(ArtefactError, match=r"does not fit artefact\.json") as told:
             read(changed(place, heads=wrong))
+        assert "\n" not in str(told.value)
 
 
 def model(names=tiny.LABELS, **shape):

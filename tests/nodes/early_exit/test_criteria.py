@@ -65,6 +65,9 @@ def test_votes_decide_the_label_and_the_last_exit_between_as_many():
         ({"criterion": "entropy", "threshold": math.nan}, "not nan"),
         ({"criterion": "patience_and_confidence", "threshold": 0.5, "patience": 0}, "1 or more"),
         ({"criterion": "static", "threshold": 1, "patience": 2}, "static takes no 'patience'"),
+        ({"criterion": "static", "threshold": "3"}, "a threshold is a number, not '3'"),
+        ({"criterion": "patience_and_confidence", "threshold": 0.5, "patience": 2.5}, "whole exits, not 2.5"),
+        ({"threshold": 1}, "`criterion` is one of entropy, .*, not None"),
     ],
 )
 def test_what_is_no_criterion_is_told_in_words(given, says):

@@ -266,7 +266,7 @@ def test_faults_are_told_before_anything_loads(folder, change, says):
     ("criterion", "patience", "says"),
     [
         ("confidence", 2, "confidence takes no 'patience'"),
-        ("patience_and_confidence", 0, "a patience is 1 or more, not 0"),
+        ("patience_and_confidence", 0, "a patience is 1 or more, whole exits, not 0"),
     ],
 )
 def test_a_fault_of_patience_is_told_where_it_stands(folder, criterion, patience, says):

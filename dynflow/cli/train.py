@@ -145,6 +145,7 @@ def check(data: tuple[Path, ...], out: Path, kind: str, weak: str, strong: str) 
 @click.option("--text-column", help="Found by its name, if not given.")
 @click.option("--label-column", help="The same.")
 @click.option("--name", "names", multiple=True, metavar="LABEL=NAME", help="What a label is to be called.")
+@click.option("--data-name", help="What the card calls the data.")
 @click.option("--held-out", type=click.IntRange(min=1), help="Rows to judge by. Default: a tenth.")
 @click.option(
     "--method",
@@ -178,6 +179,7 @@ def check(data: tuple[Path, ...], out: Path, kind: str, weak: str, strong: str) 
 @click.option("--batch-rows", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--rate", type=float, default=1e-4, show_default=True, help="Learning rate of the encoder.")
 @click.option("--heads-rate", type=float, default=1e-3, show_default=True, help="Of the heads.")
+@click.option("--decay", type=float, default=0.01, show_default=True, help="Of weights, by the optimiser.")
 @click.option("--max-tokens", type=click.IntRange(min=3), default=128, show_default=True, help="Where texts are cut.")
 @click.option("--rank", type=click.IntRange(min=0), default=64, show_default=True, help="Of kept changes; 0: whole.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -189,6 +191,7 @@ def early_exit(
     text_column: str | None,
     label_column: str | None,
     names: tuple[str, ...],
+    data_name: str | None,
     exits: str | None,
     **recipe: Any,
 ) -> None:
@@ -209,6 +212,7 @@ def early_exit(
 
     try:
         from dynflow.nodes.early_exit_classifier.train import train
+        from dynflow.nodes.early_exit_classifier.training.figures import FEW_ROWS
         from dynflow.nodes.early_exit_classifier.training.recipe import Recipe
     except ModuleNotFoundError as error:
         raise MissingDependency(str(error.name), 'pip install "dynflow[transformers]"') from error
@@ -221,10 +225,13 @@ def early_exit(
             recipe=Recipe(exits=_layers(exits), **recipe),
             columns=Columns(text_column, label_column),
             names=dict(_named(name) for name in names),
+            data_name=data_name,
             progress=progress,
         )
     click.echo(f"trained on {report.rows:,} rows; wrote {out}, {report.size / 1e6:.1f} MB")
     _tell_figures(report.figures)
+    if (judged := int(report.figures["accuracy"]["rows"] or 0)) < FEW_ROWS:
+        click.echo(f"  these rest on {judged} rows held out, few to judge by: --held-out {FEW_ROWS} or more")
     click.echo(f"use it with `model: {_local(out)}`")
 
 

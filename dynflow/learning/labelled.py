@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,17 @@ LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "sentiment", 
 """Names that are looked for, in this order, where none is given."""
 _SHOWN = 20
 _HUB_SPLIT = "train"
+_HEADER = ". The first line of the file must hold the names of its columns"
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """One row: a text, and its class as the data writes it."""
+    """One row: a text, and its class as the data writes it; and where it was read, for messages."""
 
     text: str
     label: str
+    source: str = field(default="", compare=False)
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,12 @@ class Columns:
     text: str | None = None
     label: str | None = None
 
-    def found(self, names: Sequence[str], source: str) -> tuple[str, str]:
-        """The two columns. Raises InputError, naming those there are, if one is missing or none is told apart."""
+    def found(self, names: Sequence[str], source: str, hint: str = "") -> tuple[str, str]:
+        """The two columns. Raises InputError, naming those there are, if one is missing or none is told apart; `hint`
+        says more of how to mend that."""
         return (
-            _column(names, self.text, TEXT_COLUMNS, "text", source),
-            _column(names, self.label, LABEL_COLUMNS, "label", source),
+            _column(names, self.text, TEXT_COLUMNS, "text", source, hint),
+            _column(names, self.label, LABEL_COLUMNS, "label", source, hint),
         )
 
 
@@ -78,7 +82,7 @@ def _good(rows: Iterable[Read], source: str) -> list[Labelled]:
     good, faults = [], []
     for line, *read in rows:
         try:
-            good.append(_labelled(*read))
+            good.append(Labelled(*_labelled(*read), source, line))
         except ValueError as error:
             faults.append(f"  line {line}: {error}")
     if faults:
@@ -86,11 +90,11 @@ def _good(rows: Iterable[Read], source: str) -> list[Labelled]:
         count = f"{len(faults):,} of {len(good) + len(faults):,}"
         raise InputError("\n".join([f"{source}: {count} rows cannot be learnt from:", *faults[:_SHOWN], *more]))
     if not good:
-        raise InputError(f"{source} has no rows")
+        raise InputError(f"{source} is empty: it has no rows")
     return good
 
 
-def _labelled(*read: Any) -> Labelled:
+def _labelled(*read: Any) -> tuple[str, str]:
     if len(read) == 1:
         raise ValueError(read[0])
     text, label = read
@@ -102,7 +106,7 @@ def _labelled(*read: Any) -> Labelled:
         raise ValueError("the label is empty")
     if not isinstance(label, str | int):
         raise ValueError(f"the label is {repr(label)[:60]}, not a text or a whole number")
-    return Labelled(text, str(label).strip())
+    return text, str(label).strip()
 
 
 def _separated(path: Path, columns: Columns) -> Iterator[Read]:
@@ -110,8 +114,13 @@ def _separated(path: Path, columns: Columns) -> Iterator[Read]:
         tabs = path.suffix.lower() == ".tsv"
         form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
         reader = csv.reader(lines, **form)
-        names = next(reader, [])
-        text, label = (names.index(column) for column in columns.found(names, str(path)))
+        try:
+            names = next(filter(None, reader), None)
+        except csv.Error as error:
+            raise InputError(f"the first line of {path} is no CSV ({error})") from error
+        if names is None:
+            return
+        text, label = (names.index(column) for column in columns.found(names, str(path), _HEADER))
         line = reader.line_num + 1
         while True:
             try:
@@ -176,16 +185,18 @@ def _opened(path: Path) -> Iterator[Iterable[str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="" if path.suffix.lower() == ".csv" else "\n") as lines:
             yield lines
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} cannot be read, as it is not UTF-8: save it as UTF-8 ({error})") from error
+    except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     finally:
         csv.field_size_limit(limit)
 
 
-def _column(names: Sequence[str], given: str | None, known: Sequence[str], what: str, source: str) -> str:
+def _column(names: Sequence[str], given: str | None, known: Sequence[str], what: str, source: str, hint: str) -> str:
     if given is not None:
         if given not in names:
-            raise InputError(f"{source} has no column {given!r}; it has {', '.join(map(repr, names)) or 'none'}")
+            raise InputError(f"{source} has no column {given!r}; it has {', '.join(map(repr, names)) or 'none'}{hint}")
         return given
     lower = {name.lower(): name for name in reversed(names)}
     for name in known:
@@ -193,5 +204,5 @@ def _column(names: Sequence[str], given: str | None, known: Sequence[str], what:
             return lower[name]
     raise InputError(
         f"which column of {source} holds the {what}? Say so with --{what}-column; it has "
-        f"{', '.join(map(repr, names)) or 'none'}"
+        f"{', '.join(map(repr, names)) or 'none'}{hint}"
     )

@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ from dynflow.nodes.early_exit_classifier.reading import Reader, Tokens
 from dynflow.nodes.early_exit_classifier.training import fitting, stages
 from dynflow.nodes.early_exit_classifier.training.card import PICTURE, draw, render_card
 from dynflow.nodes.early_exit_classifier.training.checkpoint import Checkpoint
+from dynflow.nodes.early_exit_classifier.training.command import command_line
 from dynflow.nodes.early_exit_classifier.training.deltas import deltas
 from dynflow.nodes.early_exit_classifier.training.figures import KEPT, Figures, judge, recorded
 from dynflow.nodes.early_exit_classifier.training.recipe import Recipe
@@ -75,13 +78,15 @@ def train(
     recipe: Recipe | None = None,
     columns: Columns | None = None,
     names: Mapping[str, str] | None = None,
+    data_name: str | None = None,
     progress: Progress = lambda done, total, what: None,
 ) -> Report:
     """Train heads, and the encoder `model` under them, and write an artefact into the folder `out`.
 
-    `sources` are what `read_labelled` reads; `names` says what its labels are to be called. The same input gives the
-    same artefact on the same machine. A run that was killed goes on where it was. Raises InputError for data that
-    cannot be used, listing all bad rows, and MissingModel or ArtefactError for an encoder that cannot.
+    `sources` are what `read_labelled` reads; `names` says what its labels are to be called, and `data_name` what the
+    card calls the data. The same input gives the same artefact on the same machine. A run that was killed goes on where
+    it was. Raises InputError for data that cannot be used, listing all bad rows, for a folder that cannot be written
+    and for a training that diverges, and MissingModel or ArtefactError for an encoder that cannot be used.
     """
     recipe = recipe or Recipe()
     data = read_data(sources, recipe, columns, names or {})
@@ -104,6 +109,7 @@ def train(
         revision=revision,
     )
     trained = EarlyExitModel(architecture, heads, reader, data.labels)
+    _try_out(out)
     checkpoint = Checkpoint(out / ".training", _digest(base, recipe, data))
     classes = data.classes(data.split.train)
     fitting.Fitting(trained, recipe, tokens, classes, checkpoint, progress).fit()
@@ -113,7 +119,18 @@ def train(
     artefact.apply_deltas(shipped.encoder, changes, "the trained model")
     logits = recorded(EarlyExitModel(shipped, heads, reader, data.labels), data.texts(data.split.held_out), progress)
     figures = judge(logits, data.classes(data.split.held_out), trained.layers)
-    size = _write(out, base, recipe, data, heads, changes, figures, _sums(sources))
+    sums = _sums(sources)
+    command = command_line(
+        list(sums),
+        out.resolve().name,
+        model,
+        recipe,
+        revision=revision,
+        columns=columns or Columns(),
+        names=names or {},
+        data_name=data_name,
+    )
+    size = _write(out, base, recipe, data, heads, changes, figures, sums, command, data_name)
     shutil.rmtree(out / ".training", ignore_errors=True)
     return Report(out, len(tokens), _told(figures), size)
 
@@ -129,18 +146,24 @@ def read_data(
     found = label_names(rows)
     if absent := set(names or {}) - set(found):
         raise InputError(f"no row has the label {', '.join(sorted(absent))}, which is to be named; there are {found}")
-    if len(rows) < FEWEST_ROWS or len(found) < 2:
-        raise InputError(
-            f"{len(rows)} rows of {len(found)} labels are too few to learn from: give at least {FEWEST_ROWS}, of two"
-        )
+    where = ", ".join(map(str, sources))
+    if len(rows) < FEWEST_ROWS:
+        count = "1 row is" if len(rows) == 1 else f"{len(rows)} rows are"
+        raise InputError(f"{where}: {count} too few to learn from; give at least {FEWEST_ROWS}")
+    if len(found) < 2:
+        raise InputError(f"{where}: every row has the label {found[0]!r}; give rows of two labels or more")
     labels = tuple((names or {}).get(name, name) for name in found)
     if len(set(labels)) < len(labels):
         raise InputError(f"two labels cannot have one name: {', '.join(labels)}")
     truth = [found.index(row.label) for row in rows]
     split = split_by_containment([row.text for row in rows], recipe.held_out or len(rows) // 10, recipe.seed)
     if missing := set(range(len(labels))) - {truth[index] for index in split.train}:
-        lacking = ", ".join(labels[place] for place in sorted(missing))
-        raise InputError(f"no training row is left with the label {lacking}: hold fewer rows out, or give more")
+        counts = Counter(truth)
+        lacking = ", ".join(labels[place] for place in sorted(missing)[:_SHOWN])
+        more = f" and {len(missing) - _SHOWN:,} more" if len(missing) > _SHOWN else ""
+        alone = any(counts[place] < 2 for place in missing)
+        mend = "each label needs two rows or more" if alone else "hold fewer rows out, or give more"
+        raise InputError(f"{where}: no training row is left with the label {lacking}{more}: {mend}")
     return Data(rows, truth, labels, split)
 
 
@@ -160,11 +183,22 @@ def _tokens(reader: Reader, data: Data) -> list[Tokens]:
         try:
             found[index] = reader.read(row.text)
         except InputError as error:
-            faults.append(f"  row {index + 1}, {row.text[:40]!r}: {error}")
+            faults.append(f"  {row.source}, line {row.line}, {row.text[:40]!r}: {error}")
     if faults:
         more = [f"  … and {len(faults) - _SHOWN:,} more"] if len(faults) > _SHOWN else []
-        raise InputError("\n".join([f"{len(faults):,} rows cannot be read:", *faults[:_SHOWN], *more]))
+        count = "1 row" if len(faults) == 1 else f"{len(faults):,} rows"
+        raise InputError("\n".join([f"{count} cannot be read:", *faults[:_SHOWN], *more]))
     return [found[index] for index in data.split.train]
+
+
+def _try_out(out: Path) -> None:
+    """Raises InputError where nothing can be written into this folder: before hours are spent, not after."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error}): give another folder with --out") from error
 
 
 def _digest(base: Base, recipe: Recipe, data: Data) -> str:
@@ -183,6 +217,8 @@ def _write(
     changes: Mapping[str, Tensor],
     figures: Figures,
     sums: Mapping[str, str],
+    command: str,
+    data_name: str | None,
 ) -> int:
     from safetensors.torch import save
 
@@ -193,9 +229,11 @@ def _write(
         files[artefact.DELTAS] = save(dict(changes))
     split = {side: len(rows) for side, rows in vars(data.split).items()}
     training = {
+        "command": command,
         "recipe": recipe.as_dict(),
         "rows": split,
         "data": dict(sums),
+        "data_name": data_name,
         "accuracy": {
             str(layer): round(share, 4) for layer, share in zip(figures.layers, figures.accuracy, strict=True)
         },
@@ -212,10 +250,9 @@ def _write(
     )
     classes = data.classes(data.split.train)
     counts = {name: classes.count(place) for place, name in enumerate(data.labels)}
-    card = render_card(base, counts, recipe, figures, sources=sums, rows=split)
+    card = render_card(base, counts, recipe, figures, sources=sums, rows=split, command=command, data_name=data_name)
     texts = {"README.md": card, PICTURE: draw(figures), artefact.DESCRIPTION: facts.text()}
     files |= {name: text.encode() for name, text in texts.items()}  # what says that the artefact is whole comes last
-    out.mkdir(parents=True, exist_ok=True)
     (out / artefact.DELTAS).unlink(missing_ok=True)
     for name, content in files.items():
         (out / name).write_bytes(content)

@@ -30,7 +30,10 @@ def file(folder: Path, name: str, text: str) -> Path:
     ],
 )
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str, text: str) -> None:
-    assert read_labelled(file(tmp_path, name, text)) == GOOD
+    rows = read_labelled(path := file(tmp_path, name, text))
+    assert rows == GOOD
+    lines = [1, 3] if name == "rows.jsonl" else [2, 3]
+    assert [(row.source, row.line) for row in rows] == [(str(path), line) for line in lines]
 
 
 def test_columns_are_named_where_their_names_do_not_say(tmp_path: Path) -> None:
@@ -101,8 +104,21 @@ def test_what_is_no_data_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no file"):
         read_labelled(tmp_path / "absent.txt")
     (tmp_path / "latin.tsv").write_bytes(b"text\tlabel\ncaf\xe9\t1\n")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"latin.tsv cannot be read, .*: save it as UTF-8"):
         read_labelled(tmp_path / "latin.tsv")
+    (tmp_path / "wide.csv").write_text("text,label\nfine,1\n", encoding="utf-16")
+    with pytest.raises(InputError, match=r"wide.csv cannot be read, .*: save it as UTF-8"):
+        read_labelled(tmp_path / "wide.csv")
+    for name in ("a.tsv", "a.csv", "a.jsonl"):
+        for nothing in ("", "\n\n"):
+            with pytest.raises(InputError, match="is empty"):
+                read_labelled(file(tmp_path, name, nothing))
+    with pytest.raises(
+        InputError, match=r"it has 'a fine film', '1'\. The first line of the file must hold the names of"
+    ):
+        read_labelled(file(tmp_path, "a.csv", "a fine film,1\na dull one,0\n"))
+    with pytest.raises(InputError, match=r"the first line of .*a.csv is no CSV"):
+        read_labelled(file(tmp_path, "a.csv", '"text"x,label\nfine,1\n'))
 
 
 def test_labels_are_ordered_as_numbers_or_by_the_alphabet() -> None:

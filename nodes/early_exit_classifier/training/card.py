@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dynflow.calibration.plots import Axis, Plot, around, plain
-from dynflow.nodes.early_exit_classifier.training.figures import KEPT
+from dynflow.nodes.early_exit_classifier.criteria import CRITERIA
+from dynflow.nodes.early_exit_classifier.training.figures import FEW_ROWS, KEPT
 
 if TYPE_CHECKING:
     from dynflow.nodes.early_exit_classifier.artefact import Base
@@ -26,8 +27,12 @@ Tells {labels} apart, and leaves the encoder after the layer where it is sure en
 **Made of**: {model} ({architecture}, {depth} layers); {heads} after {exits} layers, 0 being the embeddings. The
 encoder's own weights change by {changes}. Texts are cut at {max_tokens} tokens.
 
-**Trained on** {train:,} rows ({classes}). {held_out:,} rows are held out; a row and every row that contains it stay on
-one side, and {set_aside:,} rows of one or two words that both sides contain are on neither.
+**Trained on** {train:,} rows{data} ({classes}). {held_out:,} rows are held out; a row and every row that contains it
+stay on one side, and {set_aside:,} rows of one or two words that both sides contain are on neither.
+
+```sh
+{command}
+```
 
 | recipe | |
 |---|---|
@@ -38,15 +43,15 @@ one side, and {set_aside:,} rows of one or two words that both sides contain are
 | weights of {model} | `{digest}` |
 {sources}
 
-**Figures** on the {held_out:,} rows held out. Each exit by itself:
+**Figures** on the {held_out:,} rows held out{few}. Each exit by itself:
 
 | layers | accuracy |
 |---|---|
 {per_exit}
 
 The saving of each criterion, as the layers of the whole model over the mean layers run, where that share of the whole
-model's accuracy ({full:.4f}) is kept. The thresholds were chosen on the same rows: `dynflow calibrate` chooses one with
-a promise, on yours.
+model's accuracy ({full:.4f}) is kept. It counts layers only, embeddings and heads not, and is no wall-clock time.
+The thresholds were chosen on the same rows: choose yours on your own.
 
 | criterion | {kept_columns} |
 |---|{kept_rules}
@@ -70,9 +75,11 @@ def render_card(
     *,
     sources: Mapping[str, str],
     rows: Mapping[str, int],
+    command: str,
+    data_name: str | None,
 ) -> str:
     """Markdown. `labels` are counts of training rows by label, `sources` checksums by name, `rows` the sizes of the
-    split's `train`, `held_out` and `set_aside`."""
+    split's `train`, `held_out` and `set_aside`, `command` what made it, `data_name` what the user calls the data."""
     depth = figures.layers[-1]
     return _CARD.format(
         model=base.model,
@@ -99,6 +106,9 @@ def render_card(
         kept_rules="---|" * len(KEPT),
         savings="\n".join(_savings(name, figures) for name in figures.curves),
         picture=PICTURE,
+        command=command,
+        data="" if data_name is None else f" of {data_name}",
+        few=_few(rows["held_out"]),
         curves="\n\n".join(_curve(name, points, depth) for name, points in figures.curves.items() if name != "static"),
         **rows,
     )
@@ -132,12 +142,31 @@ def _savings(name: str, figures: Figures) -> str:
     cells = []
     for kept in KEPT:
         point = figures.cheapest(name, kept)
-        cells.append("none" if point is None else f"{_saving(figures, point)} (threshold {point.threshold:.3g})")
+        cells.append(
+            "none"
+            if point is None
+            else f"{_saving(figures, point)} (threshold {told_threshold(name, point.threshold)})"
+        )
     return f"| {name} | {' | '.join(cells)} |"
 
 
 def _saving(figures: Figures, point: Point) -> str:
     return f"{figures.layers[-1] / point.layers:.2f} times" if point.layers else "no layer"
+
+
+def told_threshold(criterion: str, value: float) -> str:
+    """Three digits of it, or of how far it is below 1; rounded to where the rows that left by it still leave."""
+    if value == int(value):
+        return f"{value:.0f}"
+    digits = max(3, 2 - math.floor(math.log10(min(value, 1 - value) if value < 1 else value)))
+    scaled = value * 10**digits
+    whole = math.ceil(scaled) if CRITERIA[criterion].falling else math.floor(scaled)
+    return f"{whole / 10**digits:.{digits}f}".rstrip("0").rstrip(".")
+
+
+def _few(rows: int) -> str:
+    """What is said of so few rows, where they are: half of the widest 95 % interval of a share."""
+    return "" if rows >= FEW_ROWS else f": so few that an accuracy may be off by {98 / math.sqrt(rows):.0f} points"
 
 
 def _curve(name: str, points: list[Point], depth: int) -> str:
@@ -147,7 +176,7 @@ def _curve(name: str, points: list[Point], depth: int) -> str:
         for place in range(_CURVE_ROWS + 1)
     }
     rows = [
-        f"| {point.threshold:.3g} | {point.layers:.2f} | {point.accuracy:.4f} |"
+        f"| {told_threshold(name, point.threshold)} | {point.layers:.2f} | {point.accuracy:.4f} |"
         for point in sorted(shown, key=lambda point: -point.layers)
     ]
     return "\n".join([f"| {name} threshold | mean layers | accuracy |", "|---|---|---|", *rows])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dynflow.errors import InputError
 from dynflow.nodes.early_exit_classifier.training.stages import Loss, Stage, stages_of
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Fitting:
         """Logits (rows, labels) of the last exit as it was trained alone."""
 
     def fit(self) -> None:
-        """Run all stages, or what an earlier run has left of them."""
+        """Run all stages, or what an earlier run has left of them. Raises InputError where a loss is not finite."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._recipe.seed)
             stages = stages_of(self._recipe)
@@ -90,7 +91,12 @@ class Fitting:
             loss = self._loss(logits, self._labels[rows], teacher, last_only)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), _MOST_GRADIENT)
+            gradient = torch.nn.utils.clip_grad_norm_(model.parameters(), _MOST_GRADIENT)
+            if not (loss.isfinite() and gradient.isfinite()):
+                raise InputError(
+                    f"the training diverged: {stage.name}, step {step + 1:,} of {steps:,}, has a loss of {loss.item()} "
+                    f"with a gradient of {gradient.item()}; lower the rates, --rate and --heads-rate"
+                )
             optimiser.step()
             schedule.step()
         self._progress(steps, steps, stage.name)

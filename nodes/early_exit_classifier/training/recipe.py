@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -53,7 +54,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises InputError for what makes no sense."""
+        numbers = [value for value in self.as_dict().values() if isinstance(value, float)]
         faults = [
+            (not all(map(math.isfinite, numbers)), "its numbers are finite"),
             (self.method not in METHODS, f"method is one of {', '.join(METHODS)}"),
             (self.weighting not in WEIGHTINGS, f"weighting is one of {', '.join(WEIGHTINGS)}"),
             (self.epochs < 1 or self.alone_epochs < 0, "there is at least one epoch"),

@@ -1,6 +1,8 @@
 """Training an early-exit classifier end to end, on tiny random encoders and a small sample."""
 
 import json
+import math
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from dynflow.cli.train import early_exit  # noqa: E402
 from dynflow.errors import InputError  # noqa: E402
 from dynflow.nodes.early_exit_classifier import artefact  # noqa: E402
 from dynflow.nodes.early_exit_classifier.train import read_data, train  # noqa: E402
@@ -45,7 +48,9 @@ def test_an_architecture_learns_end_to_end(kind: str, data: Path, tmp_path: Path
 
 def test_the_artefact_says_what_it_was_made_of(data: Path, tmp_path: Path) -> None:
     base = encoder(tmp_path / "bert", "bert")
-    report = train([data], tmp_path / "out", model=str(base), recipe=QUICK)
+    report = train(
+        [data], tmp_path / "out", model=str(base), recipe=QUICK, names={"0": "very bad"}, data_name="Reviews of 1999"
+    )
     facts = json.loads((tmp_path / "out" / "artefact.json").read_text())
     assert facts["training"]["recipe"]["held_out"] == 24
     assert facts["training"]["rows"]["train"] == report.rows
@@ -58,6 +63,13 @@ def test_the_artefact_says_what_it_was_made_of(data: Path, tmp_path: Path) -> No
     card = (tmp_path / "out" / "README.md").read_text()
     assert "entropy threshold" in card
     assert "curve.svg" in card
+    assert f"{report.rows} rows of Reviews of 1999 (" in card
+    assert "rows held out: so few that an accuracy may be off by 20 points." in card
+    line = next(line for line in card.splitlines() if line.startswith("dynflow train early-exit --data reviews.tsv "))
+    assert facts["training"]["command"] == line
+    given = early_exit.make_context("early-exit", shlex.split(line)[3:]).params
+    assert (given["names"], given["data_name"], given["model"]) == (("0=very bad",), "Reviews of 1999", str(base))
+    assert {name: given[name] for name in facts["training"]["recipe"]} == facts["training"]["recipe"]
     assert (tmp_path / "out" / "curve.svg").read_text().startswith("<svg xmlns=")
 
 
@@ -115,8 +127,10 @@ def test_data_that_cannot_be_learnt_from_is_refused(data: Path, tmp_path: Path) 
     alien.write_text(
         "text,label\n" + "".join(f"zzz yyy {row} film,{row % 2}\n" for row in range(40)) + "qqq rrr sss,1\n"
     )
-    with pytest.raises(InputError, match=r"1 rows cannot be read:\n  row 41, 'qqq rrr sss': the encoder knows no"):
-        train([alien], tmp_path / "out", model=str(base), recipe=QUICK)
+    with pytest.raises(
+        InputError, match=r"1 row cannot be read:\n  .*alien.csv, line 42, 'qqq rrr sss': the encoder knows no"
+    ):
+        train([data, alien], tmp_path / "out", model=str(base), recipe=QUICK)
     with pytest.raises(InputError, match="no row has the label 2"):
         train([data], tmp_path / "out", model=str(base), recipe=QUICK, names={"2": "none"})
     with pytest.raises(InputError, match="no exit after 3 layers"):
@@ -124,7 +138,56 @@ def test_data_that_cannot_be_learnt_from_is_refused(data: Path, tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("wrong", [{"method": "guess"}, {"epochs": 0}, {"distil": 2.0}, {"rate": 0.0}, {"rank": -1}])
+def test_a_folder_that_cannot_be_written_is_told_before_the_training(data: Path, tmp_path: Path) -> None:
+    base = encoder(tmp_path / "bert", "bert")
+    (tmp_path / "file").write_text("in the way")
+
+    def progress(_done: int, _total: int, what: str) -> None:
+        raise AssertionError(f"{what} began")
+
+    with pytest.raises(InputError, match=r"file.out cannot be written .*: give another folder with --out"):
+        train([data], tmp_path / "file" / "out", model=str(base), recipe=QUICK, progress=progress)
+
+
+def test_a_training_that_diverges_says_where(data: Path, tmp_path: Path) -> None:
+    base = encoder(tmp_path / "bert", "bert")
+    recipe = Recipe(**{**QUICK.as_dict(), "rate": 1e38, "heads_rate": 1e38})
+    with pytest.raises(InputError, match=r"diverged: the encoder alone, step \d+ of \d+, .*; lower the rates"):
+        train([data], tmp_path / "out", model=str(base), recipe=recipe)
+    assert not (tmp_path / "out" / "artefact.json").exists()
+
+
+def rows_of(path: Path, labels: list[str]) -> Path:
+    path.write_text("text,label\n" + "".join(f"film number {row},{label}\n" for row, label in enumerate(labels)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["1"] * 60, "rows.csv: every row has the label '1'; give rows of two labels or more"),
+        (["1"], "rows.csv: 1 row is too few to learn from; give at least 20"),
+        (["1", "0"] * 5, "rows.csv: 10 rows are too few to learn from; give at least 20"),
+        ([f"l{row}" for row in range(60)], "no training row is left with the label .*: each label needs two rows or"),
+    ],
+)
+def test_too_little_to_learn_from_is_told_by_file(labels: list[str], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        read_data([rows_of(tmp_path / "rows.csv", labels)], Recipe())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"method": "guess"},
+        {"epochs": 0},
+        {"distil": 2.0},
+        {"rate": 0.0},
+        {"rank": -1},
+        {"rate": math.nan},
+        {"temperature": math.inf},
+    ],
+)
 def test_a_recipe_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="this recipe cannot be trained by"):
         Recipe(**wrong)

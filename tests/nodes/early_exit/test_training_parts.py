@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from dynflow.learning.labelled import Columns
 from dynflow.nodes.early_exit_classifier.artefact import apply_deltas
+from dynflow.nodes.early_exit_classifier.training.card import told_threshold
+from dynflow.nodes.early_exit_classifier.training.command import command_line
 from dynflow.nodes.early_exit_classifier.training.deltas import deltas
 from dynflow.nodes.early_exit_classifier.training.figures import judge
 from dynflow.nodes.early_exit_classifier.training.recipe import Recipe
@@ -32,6 +35,35 @@ def test_curves_are_what_running_at_a_threshold_gives() -> None:
     assert least is not None
     assert (least.layers, least.accuracy) == (0, 0.5)
     assert figures.cheapest("entropy", 1.1) is None
+
+
+@pytest.mark.parametrize(
+    ("criterion", "threshold", "told"),
+    [
+        ("confidence", 0.99961273, "0.999612"),
+        ("confidence", 0.84812, "0.848"),
+        ("confidence", 1.0, "1"),
+        ("entropy", 6.394e-06, "0.0000064"),
+        ("entropy", 0.4251, "0.426"),
+        ("voting", 1.78885, "1.788"),
+        ("patience", 4.0, "4"),
+        ("margin", 0.0, "0"),
+    ],
+)
+def test_thresholds_are_told_so_that_the_same_rows_leave(criterion: str, threshold: float, told: str) -> None:
+    assert told_threshold(criterion, threshold) == told
+
+
+def test_a_command_gives_every_part_of_a_recipe() -> None:
+    recipe = Recipe(exits=(0, 2), shared=True, decay=0.1, weighting="late")
+    columns = Columns("words", "mood")
+    line = command_line(
+        ["a b.csv"], "out", "own/model", recipe, revision="c0ffee", columns=columns, names={"0": "no"}, data_name=None
+    )
+    assert line == (
+        "dynflow train early-exit --data 'a b.csv' --out out --model own/model --revision c0ffee --text-column words "
+        "--label-column mood --name 0=no --weighting late --exits 0,2 --shared --decay 0.1"
+    )
 
 
 def test_deltas_give_the_weights_back() -> None:

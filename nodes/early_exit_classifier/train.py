@@ -272,10 +272,11 @@ def _told(figures: Figures) -> dict[str, dict[str, float | None]]:
 
 
 def _sums(sources: Sequence[str | Path]) -> dict[str, str]:
-    """SHA-256 by the name of a file; a hub's data set has none."""
+    """SHA-256 by the name of a file, or by its path where two have one name; a hub's data set has none."""
     paths = {str(source): Path(source).expanduser() for source in sources}
+    names = Counter(path.name for path in paths.values())
     return {
-        path.name if path.is_file() else name: hashlib.sha256(path.read_bytes()).hexdigest()
+        path.name if path.is_file() and names[path.name] == 1 else name: hashlib.sha256(path.read_bytes()).hexdigest()
         if path.is_file()
         else "hub"
         for name, path in paths.items()

@@ -54,9 +54,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises InputError for what makes no sense."""
-        numbers = [value for value in self.as_dict().values() if isinstance(value, float)]
+        endless = [name for name, value in vars(self).items() if isinstance(value, float) and not math.isfinite(value)]
         faults = [
-            (not all(map(math.isfinite, numbers)), "its numbers are finite"),
+            (bool(endless), f"{' and '.join(endless)} must be finite"),
             (self.method not in METHODS, f"method is one of {', '.join(METHODS)}"),
             (self.weighting not in WEIGHTINGS, f"weighting is one of {', '.join(WEIGHTINGS)}"),
             (self.epochs < 1 or self.alone_epochs < 0, "there is at least one epoch"),

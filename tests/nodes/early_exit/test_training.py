@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -15,7 +16,7 @@ pytest.importorskip("transformers")
 from dynflow.cli.train import early_exit  # noqa: E402
 from dynflow.errors import InputError  # noqa: E402
 from dynflow.nodes.early_exit_classifier import artefact  # noqa: E402
-from dynflow.nodes.early_exit_classifier.train import read_data, train  # noqa: E402
+from dynflow.nodes.early_exit_classifier.train import Report, read_data, train  # noqa: E402
 from dynflow.nodes.early_exit_classifier.training.recipe import METHODS, Recipe  # noqa: E402
 from tests.nodes.early_exit.tiny_encoders import CONFIGS, QUICK, encoder, one_thread, reviews  # noqa: E402
 
@@ -155,6 +156,22 @@ def test_a_training_that_diverges_says_where(data: Path, tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"diverged: the encoder alone, step \d+ of \d+, .*; lower the rates"):
         train([data], tmp_path / "out", model=str(base), recipe=recipe)
     assert not (tmp_path / "out" / "artefact.json").exists()
+
+
+def test_figures_of_few_rows_say_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for rows, said in ((199, True), (200, False)):
+        report = Report(tmp_path, 1000, {"accuracy": {"rows": rows, "after 0": 0.5}}, 10)
+        monkeypatch.setattr("dynflow.nodes.early_exit_classifier.train.train", lambda *_, report=report, **__: report)
+        shown = CliRunner().invoke(early_exit, ["--data", "rows.csv", "--out", str(tmp_path)]).output
+        assert (f"these rest on {rows} rows held out, few to judge by" in shown) is said
+
+
+def test_files_of_one_name_are_told_apart(data: Path, tmp_path: Path) -> None:
+    base = encoder(tmp_path / "bert", "bert")
+    other = reviews(tmp_path / data.name, rows=20)
+    train([data, other], tmp_path / "out", model=str(base), recipe=QUICK)
+    facts = json.loads((tmp_path / "out" / "artefact.json").read_text())
+    assert list(facts["training"]["data"]) == [str(data), str(other)]
 
 
 def rows_of(path: Path, labels: list[str]) -> Path:

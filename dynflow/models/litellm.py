@@ -82,23 +82,33 @@ class LiteLLMChat(RemoteChat):
         try:
             check_key(self._key, self.settings.model)
             async with self._client() as client:
-                with nullcontext() if _heard() else _unlogged():
+                heard = _heard()
+
+                def sending(details: dict[str, Any]) -> None:
+                    """What litellm calls when the request is built, just before it is sent."""
+                    built.set()
+                    if not heard:
+                        details["cache_hit"] = True  # so that it looks up no price, as long as all else: our ledger does
+
+                with nullcontext() if heard else _unlogged():
                     answer = await library().acompletion(
-                        **self._request(messages, options, stream, client),
-                        logger_fn=lambda _: built.set(),  # called when the request is built, just before it is sent
+                        **self._request(messages, options, stream, client), logger_fn=sending
                     )
-                try:
-                    async for event in _events(answer) if stream else _alone(answer):
-                        if (chunk := reader.feed(event)) is not None:
-                            yield chunk
-                finally:
-                    if stream:
+                if not stream:
+                    last = reader.whole(answer.model_dump())
+                else:
+                    try:
+                        async for event in _events(answer):
+                            if (chunk := reader.feed(event)) is not None:
+                                yield chunk
+                    finally:
                         await answer.aclose()
+                    last = reader.end()
         except Exception as error:
             failure = self._failure(error, built.is_set())
         if failure is not None:
             raise failure  # out here, where the original is no longer its context: that may hold the key
-        yield reader.end()
+        yield last
 
     @property
     def _key(self) -> str | None:
@@ -257,11 +267,6 @@ def _unlogged() -> Iterator[None]:
         yield
     finally:
         internal.reset(token)
-
-
-async def _alone(answer: Any) -> AsyncIterator[dict[str, Any]]:
-    """A whole answer as its only event."""
-    yield answer.model_dump()
 
 
 def _events(answer: Any) -> AsyncIterator[dict[str, Any]]:

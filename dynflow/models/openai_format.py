@@ -16,8 +16,8 @@ class Reader:
     """Turns the events of one answer into chunks.
 
     `feed` gives a chunk for each event that carries content; `end` gives the last one, with usage, finish reason and
-    timings. An answer that ends without a finish reason was cut off: `end` raises ModelConnectionError, because half
-    an answer must not pass for a whole one.
+    timings; `whole` gives both as one. An answer that ends without a finish reason was cut off: `end` and `whole`
+    raise ModelConnectionError, because half an answer must not pass for a whole one.
     """
 
     def __init__(self, model: str, provider: str) -> None:
@@ -26,7 +26,7 @@ class Reader:
         self._usage: UsageMetadata | None = None
 
     def feed(self, event: Mapping[str, Any]) -> ChatGenerationChunk | None:
-        """Read one event: `chat.completion.chunk`, or a whole `chat.completion`."""
+        """Read one event: a `chat.completion.chunk`, or all but the end of a `chat.completion`."""
         self._usage = usage(event.get("usage") or {}) or self._usage
         if event.get("timings"):
             self._about["timings"] = dict(event["timings"])
@@ -38,12 +38,21 @@ class Reader:
 
     def end(self) -> ChatGenerationChunk:
         """The last chunk. Raises ModelConnectionError if no finish reason was read."""
+        return self._ended(ChatGenerationChunk(message=AIMessageChunk(content="")))
+
+    def whole(self, event: Mapping[str, Any]) -> ChatGenerationChunk:
+        """Read a whole `chat.completion`. Raises ModelConnectionError if it has no finish reason."""
+        return self._ended(self.feed(event) or ChatGenerationChunk(message=AIMessageChunk(content="")))
+
+    def _ended(self, chunk: ChatGenerationChunk) -> ChatGenerationChunk:
         if self._finish_reason is None:
             raise ModelConnectionError(
                 f"the answer of {self._about['model_name']} was cut off: its stream ended without a finish reason"
             )
-        last = AIMessageChunk(content="", usage_metadata=self._usage, chunk_position="last")
-        return ChatGenerationChunk(message=last, generation_info={"finish_reason": self._finish_reason, **self._about})
+        assert isinstance(chunk.message, AIMessageChunk)
+        chunk.message.usage_metadata, chunk.message.chunk_position = self._usage, "last"
+        chunk.generation_info = {**(chunk.generation_info or {}), "finish_reason": self._finish_reason, **self._about}
+        return chunk
 
 
 def _chunk(delta: Mapping[str, Any], logprobs: Mapping[str, Any] | None) -> ChatGenerationChunk | None:

@@ -68,32 +68,37 @@ class RemoteChat(ProviderChat):
 
     async def _collect(self, messages: list[BaseMessage], options: dict[str, Any]) -> ChatResult:
         """A whole answer. LangChain's own way to put chunks together, from a coroutine, is to start a thread."""
-        async with aclosing(self._in_time(messages, options, stream=False)) as chunks:
-            return generate_from_stream(iter([chunk async for chunk in chunks]))
+        await self._ready()
+        timeout = options.pop("timeout", None)
+        try:
+            async with asyncio.timeout(timeout) as timer:
+                chunks = [chunk async for chunk in self._answer(messages, options, stream=False)]
+        except TimeoutError:
+            if not timer.expired():
+                raise
+        else:
+            return generate_from_stream(iter(chunks))
+        raise timed_out(timeout, self.settings)  # out here, where what was cut off is not its context
 
     def _stream(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
-        yield from iterate(self._in_time(messages, self._options(stop, kwargs), stream=True))
+        yield from iterate(self._in_time(messages, self._options(stop, kwargs)))
 
     async def _astream(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
-        async with aclosing(self._in_time(messages, self._options(stop, kwargs), stream=True)) as chunks:
+        async with aclosing(self._in_time(messages, self._options(stop, kwargs))) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     async def _in_time(
-        self, messages: list[BaseMessage], options: dict[str, Any], stream: bool
+        self, messages: list[BaseMessage], options: dict[str, Any]
     ) -> AsyncGenerator[ChatGenerationChunk]:
-        """The chunks. Raises ModelTimeoutError when the call's time is up."""
-        if not self._library_loaded():
-            await asyncio.to_thread(self.warm_up)  # takes seconds, which the event loop does not have
-        if not self._guarded:
-            guard_logs(self.settings)
-            self._guarded = True
+        """A stream's chunks. Raises ModelTimeoutError when the call's time is up."""
+        await self._ready()
         timeout = options.pop("timeout", None)
-        async with aclosing(self._answer(messages, options, stream)) as chunks:
+        async with aclosing(self._answer(messages, options, stream=True)) as chunks:
             if timeout is None:
                 async for chunk in chunks:
                     yield chunk
@@ -111,6 +116,13 @@ class RemoteChat(ProviderChat):
                     break
                 yield chunk
         raise timed_out(timeout, self.settings)
+
+    async def _ready(self) -> None:
+        if not self._library_loaded():
+            await asyncio.to_thread(self.warm_up)  # takes seconds, which the event loop does not have
+        if not self._guarded:
+            guard_logs(self.settings)
+            self._guarded = True
 
 
 for _method in (RemoteChat._generate, RemoteChat._agenerate):

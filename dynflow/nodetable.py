@@ -110,7 +110,7 @@ class NodeTable:
                 del raw[written]
         before = len(self.source.problems)
         options = validated(cls.Options, raw, at, self.source)
-        self._name_the_type(before, cls)
+        self._name_the_type(before, cls, at)
         if options is None:
             return
         self.classes[name] = cls
@@ -120,13 +120,14 @@ class NodeTable:
             text = f"a {cls.type} has no value that could be the result: remove `role: answer`"
             self.source.report("wrong_role", text, (*at, "role"))
 
-    def _name_the_type(self, before: int, cls: type[Node]) -> None:
-        """An unknown option might be a common one misspelt: the choices are those of both."""
+    def _name_the_type(self, before: int, cls: type[Node], at: tuple[str, str]) -> None:
+        """An unknown option might be a common one misspelt: the choices are those of both. Keys inside options are no
+        options."""
         fields = {**cls.Options.model_fields, **CommonOptions.model_fields}
         known = [info.alias or option for option, info in fields.items()]
         for index, problem in enumerate(self.source.problems[before:], before):
             word = problem.text.split("'")[1] if problem.code == "unknown_key" else ""
-            if word and word not in known:
+            if word and self.source.keys.get((*at, word)) == problem.place:
                 text = f"{word!r} is no option of {cls.type}{did_you_mean(word, known)}"
                 self.source.problems[index] = self.source.problem("unknown_option", text, problem.place)
 

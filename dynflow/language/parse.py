@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from dynflow.language.keys import known_keys
 from dynflow.language.options import FROM_TEXT
 from dynflow.language.reader import decode, read
 from dynflow.language.references import (
@@ -17,16 +18,10 @@ from dynflow.language.references import (
     parse_reference,
 )
 from dynflow.language.source import Source, did_you_mean
-from dynflow.language.spec import END, START, CommonOptions, EdgeSpec, GraphSpec, InputBody, Limits, ParamBody
-from dynflow.models.settings import PROVIDERS, Capabilities, ModelSettings, Price
+from dynflow.language.spec import END, START, CommonOptions, GraphSpec
+from dynflow.models.settings import PROVIDERS, ModelSettings
 
 M = TypeVar("M", bound=BaseModel)
-_SECTIONS: dict[str, type[BaseModel]] = {
-    "params": ParamBody,
-    "inputs": InputBody,
-    "models": ModelSettings,
-    "limits": Limits,
-}
 
 
 def parse(data: bytes | str, file: str = "<string>") -> tuple[Source, GraphSpec | None]:
@@ -130,7 +125,7 @@ def validated(model: type[M], raw: Any, base: tuple[str | int, ...], source: Sou
         try:
             return model.model_validate(raw, context=FROM_TEXT)
         except ValidationError as error:
-            faults = [(fault, _raw_path(fault["loc"], raw)) for fault in error.errors(include_url=False)]
+            faults = _of_the_text(error.errors(include_url=False), raw)
         for fault, path in faults:
             # What is missing because it was dropped, or faulty in another way too, is reported already.
             full = (*base, *path)
@@ -143,22 +138,29 @@ def validated(model: type[M], raw: Any, base: tuple[str | int, ...], source: Sou
     return None
 
 
-def _raw_path(loc: Sequence[str | int], raw: Any) -> tuple[str | int, ...]:
-    """A pydantic location as a path in the text: without the steps that only our models have."""
+def _of_the_text(faults: Iterable[Any], raw: Any) -> list[tuple[Any, tuple[str | int, ...]]]:
+    """Pydantic's faults with their paths in the text; of a value that no branch of a union takes, one for all.
+
+    That one is not of the branch that takes a reference, where there is another: any option takes one.
+    """
+    found: dict[tuple[str | int, ...], Any] = {}
+    for fault in sorted(faults, key=lambda fault: fault["type"] == "dataclass_exact_type"):
+        found.setdefault(_raw_path(fault, raw), fault)
+    return [(fault, path) for path, fault in found.items()]
+
+
+def _raw_path(fault: Any, raw: Any) -> tuple[str | int, ...]:
+    """A fault's location as a path in the text: without steps of our models alone, such as the branch of a union."""
     path: list[str | int] = []
     at = raw
-    for step in loc:
+    for step in fault["loc"]:
         if step == "[key]":
             break
-        inside = step in at if isinstance(at, dict) else isinstance(at, list) and isinstance(step, int)
-        if inside:
+        if step in at if isinstance(at, dict) else isinstance(at, list) and isinstance(step, int):
             path.append(step)
             at = at[step]
-        elif step in ("common", "options") or (step == "default" and not isinstance(at, dict)):
-            continue  # a step of our models, not of the text
-        elif not str(step).endswith(("]", ")")):
-            path.append(step)
-            at = None
+    if fault["type"] == "missing":
+        path.append(fault["loc"][-1])
     return tuple(path)
 
 
@@ -189,7 +191,7 @@ def _report(
     if "[key]" in loc:
         source.report("bad_name", _message(fault), full, key=True)
     elif kind == "extra_forbidden":
-        hint = did_you_mean(name, _known_keys(model, path))
+        hint = did_you_mean(name, known_keys(model, path[:-1]))
         if path[:1] == ("edges",):
             hint += "; a `when` with , [ ] { } # or ': ' must be quoted"
         source.report("unknown_key", f"{name!r} is not known here{hint or ': remove it'}", full, key=True)
@@ -208,21 +210,6 @@ def _report(
         source.report("wrong_type", f"{_what(path)} {_wanted(kind)}, this is {_kind(fault['input'])}", full, key=block)
     else:
         source.report("bad_value", f"{_what(path)}: {_message(fault)}", full, key=block)
-
-
-def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
-    section: type[BaseModel] = model
-    if model is GraphSpec and len(path) > 1:
-        if path[0] == "edges":
-            section = EdgeSpec
-        elif path[0] == "nodes":
-            section = CommonOptions
-        else:
-            section = _SECTIONS.get(str(path[0]), model)
-    nested: dict[str, type[BaseModel]] = {"price": Price, "capabilities": Capabilities}
-    if len(path) > 1 and path[-2] in nested:
-        section = nested[str(path[-2])]
-    return [field.alias or name for name, field in section.model_fields.items()]
 
 
 def _message(fault: Mapping[str, Any]) -> str:
@@ -247,6 +234,7 @@ def _wanted(kind: str) -> str:
         "model": "takes a mapping",
         "list": "takes a list",
         "tuple": "takes a list",
+        "dataclass": "takes a reference such as ${node.port}",
     }
     return words.get(kind.split("_")[0], "takes another type")
 

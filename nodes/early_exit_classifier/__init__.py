@@ -8,21 +8,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NotRequired
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, FiniteFloat
 from typing_extensions import TypedDict
 
 from dynflow.answers import Classification
-from dynflow.errors import ArtefactError, DynflowError, NodeFailed
+from dynflow.errors import ArtefactError, DynflowError, InputError, NodeFailed
 from dynflow.language.references import Reference
 from dynflow.language.spec import ParamSpec, Role
 from dynflow.language.types import PortType, enum, integer, number, record, string
 from dynflow.ledger import Usage
-from dynflow.node import AnswerType, BuildScope, Call, Cancelled, Finding, ModelName, Node, NodeOptions, Output
+from dynflow.node import AnswerType, BuildScope, Call, Cancelled, Finding, ModelName, Node, NodeOptions, Output, StopRule
 from dynflow.nodes.early_exit_classifier.criteria import CRITERIA, Criterion, criterion_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dynflow.calibration.signals import Progress
+    from dynflow.calibration.trajectories import Runs
     from dynflow.models.settings import ModelSettings
     from dynflow.nodes.early_exit_classifier.artefact import Described
     from dynflow.nodes.early_exit_classifier.model import Classified, EarlyExitModel
@@ -39,7 +41,7 @@ class Exit(TypedDict):
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)  # type: ignore[misc]
 
     criterion: Annotated[str, Field(description=f"one of {', '.join(CRITERIA)}")]
-    threshold: Annotated[float | Reference, Field(description="how sure is sure enough, in the criterion's unit")]
+    threshold: Annotated[FiniteFloat | Reference, Field(description="how sure is sure enough, in the criterion's unit")]
     patience: NotRequired[
         Annotated[int | Reference, Field(description="of patience_and_confidence: exits in a row that must be sure")]
     ]
@@ -96,6 +98,9 @@ class EarlyExitClassifier(Node):
                 _described(settings, _folder(scope))
             except DynflowError as error:
                 yield Finding("bad_value", f"the model {options.model!r} classifies nothing: {error}", ("model",))
+        if isinstance(options.text, str) and not options.text.strip():
+            text = "there is nothing to classify: leave `text` out for the last user turn"
+            yield Finding("bad_value", text, ("text",))
         if isinstance(options.exit, Reference):
             yield Finding("static_option", "`exit` takes a mapping, whose values may be references", ("exit",))
         elif options.exit is not None:
@@ -152,6 +157,29 @@ class EarlyExitClassifier(Node):
 
     def fingerprint(self) -> str | None:
         return self._described.digest
+
+    def stop_rule(self, params: Mapping[str, Any]) -> StopRule | None:
+        given = self.options.exit
+        name = None if given is None else _param(given["threshold"])
+        if name is None:
+            return None
+        criterion = criterion_of({key: params.get(_param(value), value) for key, value in given.items()} | {"threshold": 0.0})
+
+        def runs(texts: Sequence[str], progress: Progress, timed: bool) -> Runs:
+            from dynflow.nodes.early_exit_classifier.whole_runs import runs_of
+
+            with self._turn:
+                _use_threads(self._threads)
+                return runs_of(self._loaded, criterion, texts, progress, timed)
+
+        def fault(text: str) -> str | None:
+            try:
+                self._loaded.reader.read(text)
+            except InputError as error:
+                return str(error)
+            return None
+
+        return StopRule(name, criterion.falling, 0.0, criterion.most, "layers", self._described.facts.labels, runs, fault)
 
     def warm_up(self) -> None:
         self._loaded.warm_up()
@@ -233,8 +261,13 @@ class EarlyExitClassifier(Node):
             },
             Classification(label=found.label, confidence=found.confidence, probabilities=probabilities),
             Usage(self.options.model, input_tokens=len(tokens)),
-            found.notes,
+            found.notes if self.options.exit is None else (*found.notes, _left(found)),
         )
+
+
+def _left(found: Classified) -> str:
+    """Where a text left, in words for the trace."""
+    return f"left after {found.layer} of {found.layers} layers"
 
 
 def _use_threads(count: int) -> None:
@@ -278,6 +311,13 @@ def _exit_findings(given: Mapping[str, Any], scope: BuildScope) -> Iterable[Find
         except ValueError as error:
             yield Finding("bad_value", str(error), ("exit", fault))
             return
+
+
+def _param(value: Any) -> str | None:
+    """The name of the param that a value refers to; None: to none, or to another port where that is missing."""
+    if isinstance(value, Reference) and len(value.targets) == 1 and value.targets[0][0] == "params":
+        return value.targets[0][1]
+    return None
 
 
 def _default(value: Any, params: Mapping[str, ParamSpec]) -> Any:

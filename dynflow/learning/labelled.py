@@ -183,6 +183,9 @@ def _opened(path: Path) -> Iterator[Iterable[str]]:
     """Lines with their ends, of any length. Raises InputError for what cannot be read as UTF-8."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
+        with path.open("rb") as data:
+            if b"\0" in data.read(4):  # half of the first letter, with a byte order mark or without one
+                raise InputError(f"{path} cannot be read, as it is UTF-16: save it as UTF-8")
         with path.open(encoding="utf-8-sig", newline="" if path.suffix.lower() == ".csv" else "\n") as lines:
             yield lines
     except UnicodeDecodeError as error:

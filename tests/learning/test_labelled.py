@@ -106,9 +106,10 @@ def test_what_is_no_data_is_said(tmp_path: Path) -> None:
     (tmp_path / "latin.tsv").write_bytes(b"text\tlabel\ncaf\xe9\t1\n")
     with pytest.raises(InputError, match=r"latin.tsv cannot be read, .*: save it as UTF-8"):
         read_labelled(tmp_path / "latin.tsv")
-    (tmp_path / "wide.csv").write_text("text,label\nfine,1\n", encoding="utf-16")
-    with pytest.raises(InputError, match=r"wide.csv cannot be read, .*: save it as UTF-8"):
-        read_labelled(tmp_path / "wide.csv")
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):  # with a byte order mark, and without
+        (tmp_path / "wide.csv").write_text("text,label\nfine,1\n", encoding=encoding)
+        with pytest.raises(InputError, match=r"wide.csv cannot be read, as it is UTF-16: save it as UTF-8"):
+            read_labelled(tmp_path / "wide.csv")
     for name in ("a.tsv", "a.csv", "a.jsonl"):
         for nothing in ("", "\n\n"):
             with pytest.raises(InputError, match="is empty"):

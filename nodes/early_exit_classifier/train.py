@@ -101,7 +101,7 @@ def train(
         torch.manual_seed(recipe.seed)
         heads = Heads(shape)
     reader = Reader(tokenizer, recipe.max_tokens)
-    tokens = _tokens(reader, data)
+    tokens, held_out = _tokens(reader, data)
     base = Base(
         model=os.path.relpath(model, out) if place == Path(model) and not place.is_absolute() else model,
         sha256=weights_digest(place),
@@ -112,13 +112,14 @@ def train(
     _try_out(out)
     checkpoint = Checkpoint(out / ".training", _digest(base, recipe, data))
     classes = data.classes(data.split.train)
-    fitting.Fitting(trained, recipe, tokens, classes, checkpoint, progress).fit()
+    fitted = fitting.Fitting(trained, recipe, tokens, classes, checkpoint, progress, held_out=held_out)
+    fitted.fit()
 
     shipped = architecture_of(read_base(place)[0])
     changes = deltas(dict(shipped.encoder.named_parameters()), dict(trained.encoder.named_parameters()), recipe.rank)
     artefact.apply_deltas(shipped.encoder, changes, "the trained model")
     logits = recorded(EarlyExitModel(shipped, heads, reader, data.labels), data.texts(data.split.held_out), progress)
-    figures = judge(logits, data.classes(data.split.held_out), trained.layers)
+    figures = judge(logits, data.classes(data.split.held_out), trained.layers, fitted.alone)
     sums = _sums(sources)
     command = command_line(
         list(sums),
@@ -175,8 +176,8 @@ def _shape(recipe: Recipe, depth: int, width: int, labels: int) -> HeadsShape:
     return HeadsShape(layers, width, labels, recipe.pooling, recipe.inner, shared=recipe.shared)
 
 
-def _tokens(reader: Reader, data: Data) -> list[Tokens]:
-    """Of the training rows. Raises InputError that lists those that the encoder cannot read, on either side."""
+def _tokens(reader: Reader, data: Data) -> tuple[list[Tokens], list[Tokens]]:
+    """Of the rows to train on and of those held out. Raises InputError that lists all that the encoder cannot read."""
     faults = []
     found: dict[int, Tokens] = {}
     for index, row in enumerate(data.rows):
@@ -188,7 +189,7 @@ def _tokens(reader: Reader, data: Data) -> list[Tokens]:
         more = [f"  … and {len(faults) - _SHOWN:,} more"] if len(faults) > _SHOWN else []
         count = "1 row" if len(faults) == 1 else f"{len(faults):,} rows"
         raise InputError("\n".join([f"{count} cannot be read:", *faults[:_SHOWN], *more]))
-    return [found[index] for index in data.split.train]
+    return [found[index] for index in data.split.train], [found[index] for index in data.split.held_out]
 
 
 def _try_out(out: Path) -> None:
@@ -237,6 +238,7 @@ def _write(
         "accuracy": {
             str(layer): round(share, 4) for layer, share in zip(figures.layers, figures.accuracy, strict=True)
         },
+        "alone": None if figures.alone is None else round(figures.alone, 4),
         "figures": _told(figures),
     }
     facts = Facts(

@@ -47,10 +47,10 @@ stay on one side, and {set_aside:,} rows of one or two words that both sides con
 
 | layers | accuracy |
 |---|---|
-{per_exit}
+{per_exit}{alone}
 
-The saving of each criterion, as the layers of the whole model over the mean layers run, where that share of the whole
-model's accuracy ({full:.4f}) is kept. It counts layers only, embeddings and heads not, and is no wall-clock time.
+The saving of each criterion, as the layers of the whole model over the mean layers run, where that share of the full
+accuracy ({full:.4f}) is kept. It counts layers only, embeddings and heads not, and is no wall-clock time.
 The thresholds were chosen on the same rows: choose yours on your own.
 
 | criterion | {kept_columns} |
@@ -102,6 +102,7 @@ def render_card(
             f"| {layer} | {share:.4f} |" for layer, share in zip(figures.layers, figures.accuracy, strict=True)
         ),
         full=figures.full,
+        alone=_alone(figures),
         kept_columns=" | ".join(f"{100 * kept:g} %" for kept in KEPT),
         kept_rules="---|" * len(KEPT),
         savings="\n".join(_savings(name, figures) for name in figures.curves),
@@ -162,6 +163,15 @@ def told_threshold(criterion: str, value: float) -> str:
     scaled = value * 10**digits
     whole = math.ceil(scaled) if CRITERIA[criterion].falling else math.floor(scaled)
     return f"{whole / 10**digits:.{digits}f}".rstrip("0").rstrip(".")
+
+
+def _alone(figures: Figures) -> str:
+    if figures.alone is None:
+        return ""
+    return (
+        f"\n\nThe encoder with its last exit alone, before the others were trained: {figures.alone:.4f}. The full "
+        "accuracy is the better\nof this and that of the last exit."
+    )
 
 
 def _few(rows: int) -> str:

@@ -14,7 +14,7 @@ from dynflow.nodes.early_exit_classifier.criteria.recorded import scores
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from dynflow.learning.kept import Progress
     from dynflow.nodes.early_exit_classifier.criteria.criterion import Criterion
@@ -40,20 +40,21 @@ class Point:
 @dataclass(frozen=True)
 class Figures:
     """`rows` judged; `layers` after which there are exits, `accuracy` 0…1 of each; `curves` by criterion, without those
-    that let no row leave early."""
+    that let no row leave early; `alone`: accuracy of the encoder trained without exits, where there was one."""
 
     rows: int
     layers: tuple[int, ...]
     accuracy: tuple[float, ...]
     curves: dict[str, list[Point]]
+    alone: float | None = None
 
     @property
     def full(self) -> float:
-        """Accuracy of the last exit."""
-        return self.accuracy[-1]
+        """Accuracy of the last exit, or of the encoder alone where that is better: a weak last exit is no measure."""
+        return max(self.accuracy[-1], self.alone or 0.0)
 
     def cheapest(self, criterion: str, kept: float) -> Point | None:
-        """The point of fewest layers that keeps this share of the last exit's accuracy; None if there is none."""
+        """The point of fewest layers that keeps this share of the full accuracy; None if there is none."""
         good = [point for point in self.curves.get(criterion, []) if point.accuracy >= kept * self.full]
         return min(good, key=lambda point: (point.layers, -point.accuracy), default=None)
 
@@ -68,8 +69,10 @@ def recorded(model: EarlyExitModel, texts: Sequence[str], progress: Progress) ->
     return np.concatenate(found)
 
 
-def judge(logits: NDArray[np.float32], labels: Sequence[int], layers: Sequence[int]) -> Figures:
-    """The figures of recorded logits [rows, exits, labels]."""
+def judge(
+    logits: NDArray[np.float32], labels: Sequence[int], layers: Sequence[int], alone: ArrayLike | None = None
+) -> Figures:
+    """The figures of recorded logits [rows, exits, labels]; `alone` are those of the encoder alone, [rows, labels]."""
     truth = np.asarray(labels)
     right = logits.argmax(-1) == truth[:, None]
     curves = {name: curve(kind, logits, truth, layers) for name, kind in CRITERIA.items()}
@@ -78,6 +81,7 @@ def judge(logits: NDArray[np.float32], labels: Sequence[int], layers: Sequence[i
         layers=tuple(layers),
         accuracy=tuple(float(share) for share in right.mean(0)),
         curves={name: points for name, points in curves.items() if points},
+        alone=None if alone is None else float((np.asarray(alone).argmax(-1) == truth).mean()),
     )
 
 

@@ -38,7 +38,10 @@ class Fitting:
         labels: Sequence[int],
         checkpoint: Checkpoint,
         progress: Callable[[int, int, str], None],
+        *,
+        held_out: Sequence[Tokens] = (),
     ) -> None:
+        """`tokens` and `labels` are learnt; of `held_out`, only `alone` is told."""
         self._model = model
         self._recipe = recipe
         self._tokens = tokens
@@ -48,6 +51,9 @@ class Fitting:
         self._loss = Loss(recipe, len(model.layers), self._class_weights() if recipe.balanced else None)
         self._teacher: Tensor | None = None
         """Logits (rows, labels) of the last exit as it was trained alone."""
+        self._held_out = held_out
+        self.alone: Tensor | None = None
+        """Logits (rows, labels) on the rows held out, of encoder and last exit trained alone."""
 
     def fit(self) -> None:
         """Run all stages, or what an earlier run has left of them. Raises InputError where a loss is not finite."""
@@ -57,7 +63,7 @@ class Fitting:
             kept = self._checkpoint.read()
             if kept is not None:
                 self._model.load_state_dict(kept["model"])
-                self._teacher = kept["teacher"]
+                self._teacher, self.alone = kept["teacher"], kept["alone"]
                 torch.set_rng_state(kept["random"])
             for number, stage in enumerate(stages):
                 if kept is None or number == kept["stage"]:
@@ -87,7 +93,7 @@ class Fitting:
             last_only = stage.trains_last_only(step)
             teacher = None if self._teacher is None else self._teacher[rows]
             with _half_precision():
-                logits = self._logits(rows)
+                logits = self._logits([self._tokens[row] for row in rows])
             loss = self._loss(logits, self._labels[rows], teacher, last_only)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -104,7 +110,8 @@ class Fitting:
     def _end(self, number: int, stage: Stage) -> None:
         """What one stage leaves to the next."""
         if stage.last_only:
-            self._teacher = self._last_logits()
+            self._teacher = self._last_logits(self._tokens)
+            self.alone = self._last_logits(self._held_out)
         self._keep(number + 1)
 
     def _keep(self, stage: int, **of_stage: Any) -> None:
@@ -113,6 +120,7 @@ class Fitting:
                 "stage": stage,
                 "model": self._model.state_dict(),
                 "teacher": self._teacher,
+                "alone": self.alone,
                 "random": torch.get_rng_state(),
                 **of_stage,
             }
@@ -143,19 +151,19 @@ class Fitting:
             for place in draw.permutation(len(batches)):
                 yield batches[place]
 
-    def _logits(self, rows: NDArray[np.intp]) -> list[Tensor]:
-        logits: list[Tensor] = self._model(*self._model.reader.batch([self._tokens[row] for row in rows]))
+    def _logits(self, tokens: Sequence[Tokens]) -> list[Tensor]:
+        logits: list[Tensor] = self._model(*self._model.reader.batch(tokens))
         return logits
 
     @torch.no_grad()
-    def _last_logits(self) -> Tensor:
+    def _last_logits(self, tokens: Sequence[Tokens]) -> Tensor:
         self._model.eval()
-        found = torch.zeros(len(self._tokens), len(self._model.labels))
-        order = np.argsort([len(each) for each in self._tokens], kind="stable")
+        found = torch.zeros(len(tokens), len(self._model.labels))
+        order = np.argsort([len(each) for each in tokens], kind="stable")
         for at in range(0, len(order), _JUDGED_ROWS):
             rows = order[at : at + _JUDGED_ROWS]
             with _half_precision():
-                found[torch.from_numpy(rows)] = self._logits(rows)[-1].float()
+                found[torch.from_numpy(rows)] = self._logits([tokens[row] for row in rows])[-1].float()
         return found
 
     def _class_weights(self) -> Tensor:

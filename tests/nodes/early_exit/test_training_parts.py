@@ -37,6 +37,16 @@ def test_curves_are_what_running_at_a_threshold_gives() -> None:
     assert figures.cheapest("entropy", 1.1) is None
 
 
+def test_full_is_the_better_of_the_last_exit_and_the_encoder_alone() -> None:
+    logits = LOGITS[:, :2]  # whose last exit has one row wrong
+    alone = LOGITS[:, 2]  # and this none
+    assert judge(logits, TRUTH, (0, 2)).full == 0.75
+    assert judge(logits, TRUTH, (0, 2), alone).full == 1.0
+    assert judge(logits, TRUTH, (0, 2), alone).cheapest("static", 0.75) is not None
+    assert judge(logits, TRUTH, (0, 2), alone).cheapest("static", 0.76) is None
+    assert judge(LOGITS, TRUTH, (0, 2, 4), logits[:, 0]).full == 1.0
+
+
 @pytest.mark.parametrize(
     ("criterion", "threshold", "told"),
     [

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
     from dynflow.billing import Charge
+    from dynflow.calibration.signals import Progress
+    from dynflow.calibration.trajectories import Runs
     from dynflow.flow import Flow
     from dynflow.ledger import Usage
     from dynflow.models.settings import ModelSettings
@@ -170,6 +172,27 @@ class Memory:
     """The key of `config["configurable"]` that names the conversation."""
     port: str
     """What the node gave there last, a text or number, is all that is carried; a failure changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopRule:
+    """How a param of the graph decides where a node's computation may stop, so that calibration can set it."""
+
+    param: str
+    falling: bool
+    """Whether it stops where its score is at most the param, else where it is at least that."""
+    least: float
+    most: float
+    """Values of the param that make sense."""
+    unit: str
+    """What `runs` counts costs in, such as layers."""
+    outputs: tuple[str, ...]
+    """What it may say."""
+    runs: Callable[[Sequence[str], Progress, bool], Runs]
+    """`runs(texts, progress, timed)`: whole runs on what the node reads; `timed`: costs are milliseconds here and now.
+    """
+    fault: Callable[[str], str | None]
+    """Why it cannot read a text, in words; None: it can."""
 
 
 @dataclass(slots=True)
@@ -330,6 +353,12 @@ class Node(ABC):
         the node once for each order of each request, not for each value of a param.
         """
         return {}
+
+    def stop_rule(self, params: Mapping[str, Any]) -> StopRule | None:
+        """How a param decides where its computation may stop early; None: it has no such param.
+
+        `params` are the values of the graph's."""
+        return None
 
     def fingerprint(self) -> str | None:
         """What its output depends on beside options and request, so that it may be kept; None: it may not."""

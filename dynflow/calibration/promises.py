@@ -21,7 +21,9 @@ from dynflow.calibration.bounds import (
 from dynflow.calibration.columns import Flags
 from dynflow.money import precise_dollars
 
-Kind = Literal["quality_of", "quality", "usd", "share"]
+AT_MOST = frozenset({"usd", "share", "gap", "disagreement", "budget"})
+"""Kinds of promises whose bound is an upper one."""
+Kind = Literal["quality_of", "quality", "usd", "share", "gap", "disagreement", "budget"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class Promise:
     is over all requests to come or, with `turns`, over the first so many requests of all conversations to come: a
     conversation weighs as much as it has of these.
 
+    Of a node `of` that may stop early: `gap`: of the answers at most `target` more are wrong than of whole runs;
+    `disagreement`: at most `target` of the answers are others than those of whole runs; `budget`: a request costs
+    `target` on average, in `unit`, give or take the part `within`.
+
     Raises `ValueError` for another kind, and for numbers that promise nothing.
     """
 
@@ -41,22 +47,26 @@ class Promise:
     of: str
     confidence: float
     turns: int | None = None
+    within: float = 0.0
+    unit: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise ValueError(f"there is no promise {self.kind!r}: give one of {', '.join(get_args(Kind))}")
-        most = math.inf if self.kind == "usd" else 1
+        most = math.inf if self.kind in ("usd", "budget") else 1
         if not 0 < self.target < most:
             raise ValueError(f"the target of {self.kind!r} is a number from 0 to {most}, both excluded: {self.target}")
         if not 0 < self.confidence < 1:
             raise ValueError(f"the confidence is a number from 0 to 1, both excluded: {self.confidence}")
+        if self.kind == "budget" and not 0 < self.within < 1:
+            raise ValueError(f"a budget is met within a part of it, from 0 to 1, both excluded: {self.within}")
         if self.turns is not None and self.turns < 1:
             raise ValueError(f"of a conversation at least one request counts: {self.turns}")
 
     @property
     def begins_strong(self) -> bool:
         """Whether the setting that keeps it most surely is always the strong path, else always the weak one."""
-        return self.kind in ("quality_of", "quality")
+        return self.kind in ("quality_of", "quality", "gap", "disagreement")
 
     def statement(self) -> str:
         """What the user is told."""
@@ -66,6 +76,12 @@ class Promise:
             "quality": f"mean quality is at least {self.target:.4g}",
             "usd": f"mean cost is at most {precise_dollars(self.target)} per request",
             "share": f"at most {100 * self.target:.4g} % call {self.of}",
+            "gap": f"at most {100 * self.target:.4g} % more of {self.of}'s answers are wrong than if it never stopped "
+            "early",
+            "disagreement": f"at most {100 * self.target:.4g} % of {self.of}'s answers are others than if it never "
+            "stopped early",
+            "budget": f"{self.of} takes {self.target:.4g} {self.unit} on average, give or take "
+            f"{100 * self.within:.3g} %",
         }[self.kind]
         if self.turns is None:
             drawn = "new requests"
@@ -177,6 +193,25 @@ def _by_row(promise: Promise, sample: Sample) -> Tested:
             return Tested(values, 1 - target / sample.cap, sample.cap, 0.0, False)
         case "share":
             return Tested((~sample.called).astype(np.float64), 1 - target, 1.0, 0.0, True)
+        case "gap":  # the same with a difference in the place of a ratio
+            return Tested((sample.quality - sample.reference + 1) / 2, (1 - target) / 2, 1.0, -1.0, False)
+        case "disagreement":  # quality is agreement here
+            return Tested(sample.quality, 1 - target, 1.0, 0.0, sample.binary)
+        case "budget":
+            return sides(promise, sample)[0]
+
+
+def sides(promise: Promise, sample: Sample) -> tuple[Tested, Tested]:
+    """The variables that decide whether a budget is kept: that the mean cost is not too high, and not too low.
+
+    A promise that both hold with some confidence shares its doubt between them.
+    """
+    part = np.minimum(sample.usd, sample.cap) / sample.cap
+    high, low = promise.target * (1 + promise.within), promise.target * (1 - promise.within)
+    return (
+        Tested(1 - part, 1 - min(high / sample.cap, 1.0), sample.cap, 0.0, False),
+        Tested(part, low / sample.cap, 0.0, sample.cap, False),
+    )
 
 
 def last_kept(kept: Flags | Sequence[bool]) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dynflow.calibration.pictures import quality_over_cost, quality_over_share, reliability_diagram, score_histogram
+from dynflow.calibration.promises import AT_MOST
 from dynflow.calibration.saved import conversations
 
 if TYPE_CHECKING:
@@ -137,11 +138,12 @@ def _promised(calibration: Calibration | None, applied: bool) -> str:
             '<p class="box soft">Nothing is promised: the graph is not calibrated (<code>dynflow calibrate</code>).</p>'
         )
     bound, promise = calibration.bound, calibration.promise
-    side = "at most" if promise["kind"] in ("usd", "share") else "at least"
+    side = "at most" if promise["kind"] in AT_MOST else "at least"
+    chosen_on = f"; {calibration.tuning_rows:,} others chose what to try" if calibration.tuning_rows else ""
     statement = calibration.statement[:1].upper() + calibration.statement[1:]
     rests = (
-        f"{100 * promise['confidence']:g} % confidence, tested on {calibration.tested_on}; "
-        f"{calibration.tuning_rows:,} others chose what to try. Tested by {bound['method']}: {bound['of']} is {side} "
+        f"{100 * promise['confidence']:g} % confidence, tested on {calibration.tested_on}{chosen_on}. "
+        f"Tested by {bound['method']}: {bound['of']} is {side} "
         f"{bound['value']:.4g}, and had to be {side} {bound['limit']:.4g}. Made {calibration.made[:10]}."
     )
     other = "" if applied else "<p><strong>The params shown here are others than those calibrated.</strong></p>"

@@ -24,8 +24,8 @@ class Calibration:
     """Of the graph that it was made for (`dynflow.hashes.graph_hash`)."""
     params: Mapping[str, Any]
     promise: Mapping[str, Any]
-    """`kind` (`quality_of`, `quality`, `usd`, `share`), `target`, `of`, `confidence`; of conversations also `turns`:
-    how many requests of each are promised of."""
+    """`kind` (as `Promise` has it), `target`, `of`, `confidence`; of conversations also `turns`: how many requests of
+    each are promised of; of a budget also `unit` and `within`."""
     statement: str
     """What is promised, in words."""
     n: int
@@ -35,9 +35,11 @@ class Calibration:
     trained_on: int
     """Rows that were left out because an artefact was trained on them."""
     bound: Mapping[str, Any]
-    """`method`, `of` (what was bounded), `value`, and its `limit`, which it had to reach."""
+    """`method`, `of` (what was bounded), `value`, and its `limit`, which it had to reach; of a budget also `least` and
+    `least_limit`, on the other side."""
     expected: Mapping[str, Any]
-    """`quality`, `usd`, `strong_share` with intervals, and the `reference`'s, on the rows that it was tested on."""
+    """`quality`, `usd`, `strong_share` with intervals, and the `reference`'s, on the rows that it was tested on; of a
+    node that stops early `quality` (where labels are known), `agreement` with whole runs, `cost` and its `unit`."""
     signals: Mapping[str, Any]
     """How the numbers that decide were spread over these rows: by `node.port`, `n` (draws), and `shares`: values, each
     with the share of requests that had less, and of those that had no more."""
@@ -47,6 +49,9 @@ class Calibration:
     dynflow: str
     requests: int | None = None
     """Requests that were counted of the conversations drawn; None: each draw was a request."""
+    audit: Mapping[str, Any] | None = None
+    """Of a node that stops early: the `node`, and the `limit` of the share of its answers that are others than those
+    of whole runs: what is promised, else what the calibration's rows allow for."""
 
     @property
     def tested_on(self) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from dynflow.calibration.bounds import Array
 from dynflow.calibration.promises import Sample
@@ -36,6 +36,8 @@ class Trajectories:
     score: Array
     quality: Array
     """Of the output that the checkpoint has, 0 to 1."""
+    reference: Array | None = None
+    """[n]: quality of a run that no stop rule touched; None: that of the last checkpoint."""
 
     def __post_init__(self) -> None:
         """Raises `ValueError` where the arrays do not fit, or a cost falls."""
@@ -48,9 +50,12 @@ class Trajectories:
 
     def stops(self, thresholds: ArrayLike) -> Any:
         """The checkpoint [t, n] at which each input stops under each threshold [t]."""
-        reached = self.score[None, :, :] >= np.asarray(thresholds, dtype=np.float64)[:, None, None]
-        reached[:, :, -1] = True
-        return reached.argmax(-1)
+        limits = np.asarray(thresholds, dtype=np.float64)[:, None]
+        surest = np.maximum.accumulate(self.score[:, :-1], axis=1)
+        passed = np.zeros((len(limits), len(self.score)), dtype=np.int16)
+        for score in surest.T:
+            passed += score < limits
+        return passed
 
     def under(self, thresholds: ArrayLike, cap: float | None = None) -> Sample:
         """What each threshold [t] makes of each input; the reference is the whole run, and what `called` tells.
@@ -65,7 +70,7 @@ class Trajectories:
             quality,
             self.cost[rows, stops],
             stops == self.cost.shape[1] - 1,
-            self.quality[:, -1],
+            self.quality[:, -1] if self.reference is None else self.reference,
             float(self.cost.max()) if cap is None else cap,
             bool(np.isin(self.quality, (0.0, 1.0)).all()),
         )
@@ -97,3 +102,26 @@ class Trajectories:
             for name in ("cost", "score", "quality")
         )
         return cls(cost, score, quality)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Whole runs of a node that may stop early, on n inputs with k checkpoints each."""
+
+    cost: Array
+    """[n, k], `score` too: as in `Trajectories`."""
+    score: Array
+    output: NDArray[Any]
+    """[n, k]: what it would say, had it stopped there."""
+    whole: NDArray[Any]
+    """[n]: what it says if it may not stop early."""
+    ports: Mapping[str, Array]
+    """Numbers [n, k] that it would give, by port."""
+    cap: float
+    """What a run can cost at most."""
+
+    def against(self, truth: Sequence[Any] | NDArray[Any]) -> Trajectories:
+        """Trajectories whose quality is 1 where the output is the truth [n]."""
+        right = np.asarray(truth, dtype=object)
+        quality = (self.output == right[:, None]).astype(np.float64)
+        return Trajectories(self.cost, self.score, quality, (self.whole == right).astype(np.float64))

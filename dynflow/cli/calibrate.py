@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dynflow.cli.arguments import FiniteRange, graph_argument
-from dynflow.cli.outcomes import bind_option, money, number, of_option, outcomes_option, read_bindings, read_file, share
+from dynflow.cli.outcomes import (
+    bind_option,
+    money,
+    number,
+    of_option,
+    outcomes_file,
+    read_bindings,
+    read_file,
+    require_calibration,
+    share,
+)
 from dynflow.cli.terminal import table, write_whole
+from dynflow.cli.train import named
 
 if TYPE_CHECKING:
     from dynflow.calibration.calibrate import Calibrated
     from dynflow.calibration.promises import Kind
+    from dynflow.calibration.saved import Calibration
+    from dynflow.calibration.stopping import Stopping
 
 _PART = FiniteRange(0, 1, min_open=True, max_open=True)
+_AMOUNT = FiniteRange(0, min_open=True)
 
 
 @click.command("calibrate")
 @graph_argument
-@outcomes_option
+@click.option("--outcomes", **outcomes_file)
 @bind_option
 @click.option("--quality", type=_PART, help="Promise this part of the quality of NODE (with --of), such as 0.95.")
 @of_option
 @click.option("--mean-quality", type=_PART, help="Promise this mean quality, whatever the strong path's is.")
-@click.option("--usd", type=FiniteRange(0, min_open=True), help="Promise that a request costs at most so much.")
-@click.option("--share", "most_share", type=_PART, help="Promise that at most this share calls the strong path.")
+@click.option("--usd", type=_AMOUNT, help="Promise that a request costs at most so much.")
+@click.option("--share", type=_PART, help="Promise that at most this share calls the strong path.")
+@click.option("--data", metavar="FILE", help="Texts for a node that may stop early: TSV, CSV, JSONL or TXT.")
+@click.option("--text-column", help="Of --data; found by its name, if not given.")
+@click.option("--label-column", help="The same; only --gap reads it.")
+@click.option("--name", "names", multiple=True, metavar="LABEL=NAME", help="What the node calls a label of --data.")
+@click.option("--gap", type=_PART, help="Promise that at most this share more is wrong than of whole runs (labels).")
+@click.option("--disagreement", type=_PART, help="Promise that at most this share is other than of whole runs.")
+@click.option("--layers", type=_AMOUNT, help="Promise a mean of so many layers.")
+@click.option("--milliseconds", type=_AMOUNT, help="Promise a mean of so many milliseconds, as measured here and now.")
+@click.option("--within", type=_PART, default=0.03, show_default=True, help="What --layers may be off by, as a part.")
 @click.option("--confidence", type=_PART, default=0.9, show_default=True, help="Of the promise.")
 @click.option(
     "--tuning",
@@ -45,107 +70,158 @@ _PART = FiniteRange(0, 1, min_open=True, max_open=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the calibration as one JSON object.")
 def command(
     graph: str,
-    outcomes: Path,
-    bindings: tuple[str, ...],
-    quality: float | None,
-    of: str | None,
-    mean_quality: float | None,
-    usd: float | None,
-    most_share: float | None,
-    confidence: float,
-    tuning: Path | None,
-    turns: int | None,
+    outcomes: Path | None,
+    data: str | None,
     dry_run: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Set the params marked `tune: true` so that a promise is kept.
 
-    One of --quality, --mean-quality, --usd and --share says what is promised. The params written are the cheapest that
-    are shown to keep a promise of quality (those of the best quality for one of cost) by an exact test on the rows of
-    the file, which must be drawn like the requests to come. The promise is on the mean over new requests, not on each
-    of them. Rows with the same "conversation" are one draw: conversations are counted, then, not rows.
-    GRAPH.calibration.json beside the graph takes the params; loading the graph applies it. Rows that an artefact of the
-    graph was trained on are left out, and too few rows are an error that says how many more it takes.
+    With --outcomes: one of --quality, --mean-quality, --usd and --share says what is promised. The params written are
+    the cheapest that are shown to keep a promise of quality (those of the best quality for one of cost) by an exact
+    test on the rows of the file, which must be drawn like the requests to come. The promise is on the mean over new
+    requests, not on each of them. Rows with the same "conversation" are one draw: conversations are counted, then, not
+    rows. GRAPH.calibration.json beside the graph takes the params; loading the graph applies it. Rows that an artefact
+    of the graph was trained on are left out, and too few rows are an error that says how many more it takes.
+
+    With --data: one of --gap, --disagreement, --layers and --milliseconds says what is promised of a node that may stop
+    early, such as an early_exit_classifier; it sets the param that is its threshold. Each text runs once, whole.
 
     \b
     Examples:
       dynflow calibrate graph.yaml --outcomes outcomes.jsonl --quality 0.95 --of cloud --confidence 0.9
       dynflow calibrate graph.yaml --outcomes outcomes.jsonl --usd 0.002 --outcome weak=local --outcome strong=cloud
+      dynflow calibrate sentiment.yaml --data reviews.tsv --gap 0.01 --name 0=negative --name 1=positive
+      dynflow calibrate sentiment.yaml --data texts.txt --disagreement 0.02 --confidence 0.95
+      dynflow calibrate sentiment.yaml --data texts.txt --layers 2.5
     """
-    kind, target = _promise(quality, mean_quality, usd, most_share)
-    from dynflow.cli.progress import progress_bars
-    from dynflow.loading import load
-
-    file = read_file(outcomes)
-    other = read_file(tuning) if tuning is not None else None
-    from dynflow.calibration.calibrate import calibrate
-    from dynflow.calibration.kept import KeptOutputs
-    from dynflow.calibration.saved import path_for
-
-    with progress_bars() as progress:
-        found = calibrate(
-            load(graph),
-            file,
-            read_bindings(bindings),
-            kind=kind,
-            target=target,
-            of=of,
-            confidence=confidence,
-            tuning=other,
-            turns=turns,
-            progress=progress,
-            kept=KeptOutputs(),
-        )
+    if (outcomes is None) == (data is None):
+        raise click.UsageError("give recorded --outcomes, or --data for a node that may stop early: one of them")
+    found = _of_outcomes(graph, outcomes, given) if outcomes is not None else _of_texts(graph, str(data), given)
     body = found.calibration.as_dict()
     if not dry_run:
+        from dynflow.calibration.saved import path_for
+
         write_whole(path_for(Path(graph)), f"{json.dumps(body, indent=2, ensure_ascii=False)}\n".encode())
     if as_json:
         click.echo(json.dumps({**body, "notes": list(found.notes)}, indent=2, ensure_ascii=False))
         return
-    click.echo(_report(found))
+    click.echo(_report(found.calibration, found.notes))
     if not dry_run:
         click.echo(f"wrote {path_for(Path(graph))}; loading {graph} applies it")
 
 
-def _promise(
-    quality: float | None, mean_quality: float | None, usd: float | None, most_share: float | None
-) -> tuple[Kind, float]:
-    """What is promised. Raises `click.UsageError` unless it is one thing."""
-    given: list[tuple[Kind, float | None]] = [
-        ("quality_of", quality),
-        ("quality", mean_quality),
-        ("usd", usd),
-        ("share", most_share),
-    ]
-    found = [(kind, target) for kind, target in given if target is not None]
-    if len(found) != 1:
-        raise click.UsageError("give one promise: --quality, --mean-quality, --usd or --share")
-    return found[0]
+def _of_outcomes(graph: str, outcomes: Path, given: Mapping[str, Any]) -> Calibrated:
+    kind, target = _promise(given, {"quality": "quality_of", "mean_quality": "quality", "usd": "usd", "share": "share"})
+    from dynflow.cli.progress import progress_bars
+    from dynflow.loading import load
+
+    file = read_file(outcomes)
+    tuning = read_file(given["tuning"]) if given["tuning"] is not None else None
+    from dynflow.calibration.calibrate import calibrate
+    from dynflow.calibration.kept import KeptOutputs
+
+    with progress_bars() as progress:
+        return calibrate(
+            load(graph),
+            file,
+            read_bindings(given["bindings"]),
+            kind=kind,
+            target=target,
+            of=given["of"],
+            confidence=given["confidence"],
+            tuning=tuning,
+            turns=given["turns"],
+            progress=progress,
+            kept=KeptOutputs(),
+        )
 
 
-def _report(found: Calibrated) -> str:
-    calibration = found.calibration
+def _of_texts(graph: str, data: str, given: Mapping[str, Any]) -> Stopping:
+    kinds: dict[str, Kind] = {
+        "gap": "gap",
+        "disagreement": "disagreement",
+        "layers": "budget",
+        "milliseconds": "budget",
+    }
+    kind, target = _promise(given, kinds)
+    require_calibration()
+    from dynflow.calibration.stopping import calibrate_stopping
+    from dynflow.cli.progress import progress_bars
+    from dynflow.learning.labelled import Columns, read_labelled, read_texts
+    from dynflow.loading import load
+
+    columns = Columns(given["text_column"], given["label_column"])
+    rows = read_labelled(data, columns) if kind == "gap" else read_texts(data, columns.text)
+    path = Path(data).expanduser()
+    with progress_bars() as progress:
+        return calibrate_stopping(
+            load(graph),
+            rows,
+            kind=kind,
+            target=target,
+            of=given["of"],
+            confidence=given["confidence"],
+            within=given["within"],
+            timed=given["milliseconds"] is not None,
+            names=dict(named(name) for name in given["names"]),
+            data_sha256=hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
+            progress=progress,
+        )
+
+
+def _promise(given: Mapping[str, Any], kinds: Mapping[str, Kind]) -> tuple[Kind, float]:
+    """What is promised. Raises `click.UsageError` unless it is one thing, and one that these rows can show."""
+    every = ("quality", "mean_quality", "usd", "share", "gap", "disagreement", "layers", "milliseconds")
+    found = [name for name in every if given[name] is not None]
+    if len(found) != 1 or found[0] not in kinds:
+        *first, last = (f"--{name.replace('_', '-')}" for name in kinds)
+        rows = "--outcomes" if "usd" in kinds else "--data"
+        raise click.UsageError(f"with {rows} give one promise: {', '.join(first)} or {last}")
+    return kinds[found[0]], given[found[0]]
+
+
+def _report(calibration: Calibration, notes: Sequence[str]) -> str:
+    from dynflow.calibration.promises import AT_MOST
+
     params = ", ".join(f"{name} = {value:.6g}" for name, value in calibration.params.items())
     left_out = f", {calibration.trained_on:,} left out (trained on)" if calibration.trained_on else ""
-    bound, expected = calibration.bound, calibration.expected
-    side = "at most" if calibration.promise["kind"] in ("usd", "share") else "at least"
+    chosen_on = f"; {calibration.tuning_rows:,} others chose what to try" if calibration.tuning_rows else ""
+    bound = calibration.bound
+    side = "at most" if calibration.promise["kind"] in AT_MOST else "at least"
+    tested = [f"{side} {bound['value']:.4g}, and must be {side} {bound['limit']:.4g}"]
+    if "least" in bound:
+        tested.append(f"at least {bound['least']:.4g}, and must be at least {bound['least_limit']:.4g}")
     lines = [
         click.style(params, bold=True),
         calibration.statement,
-        f"tested on {calibration.tested_on}{left_out}; {calibration.tuning_rows:,} others chose what to try",
-        f"{bound['method']}: {bound['of']} is {side} {bound['value']:.4g}, and must be {side} {bound['limit']:.4g}",
-        table(
-            [
-                ("", "calibrated", f"always {found.ends.strong}"),
-                ("quality", _figure(number, expected["quality"]), _figure(number, expected["reference"]["quality"])),
-                ("USD per request", _figure(money, expected["usd"]), _figure(money, expected["reference"]["usd"])),
-                (f"share of {found.ends.strong}", _figure(share, expected["strong_share"]), "100 %"),
-            ],
-            "  ",
-        ),
-        *(f"note: {note}" for note in found.notes),
+        f"tested on {calibration.tested_on}{left_out}{chosen_on}",
+        f"{bound['method']}: {bound['of']} is {'; '.join(tested)}",
+        table(_beside(calibration), "  "),
+        *(f"note: {note}" for note in notes),
     ]
     return "\n".join(lines)
+
+
+def _beside(calibration: Calibration) -> list[tuple[str, str, str]]:
+    """What is to be expected, beside the path that promises refer to, or whole runs."""
+    expected, of = calibration.expected, calibration.promise["of"]
+    whole = expected["reference"]
+    if "cost" not in expected:
+        return [
+            ("", "calibrated", f"always {of}"),
+            ("quality", _figure(number, expected["quality"]), _figure(number, whole["quality"])),
+            ("USD per request", _figure(money, expected["usd"]), _figure(money, whole["usd"])),
+            (f"share of {of}", _figure(share, expected["strong_share"]), "100 %"),
+        ]
+    labelled = "quality" in expected
+    return [
+        ("", "calibrated", "whole runs"),
+        *([("right", _figure(share, expected["quality"]), _figure(share, whole["quality"]))] if labelled else []),
+        ("as whole runs say", _figure(share, expected["agreement"]), "100 %"),
+        (f"{expected['unit']} per text", _figure(number, expected["cost"]), _figure(number, whole["cost"])),
+    ]
 
 
 def _figure(form: Any, figure: Any) -> str:

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from dynflow.calibration.curves import Interval
     from dynflow.calibration.outcomes import OutcomeFile
 
-outcomes_option: Callable[..., Any] = click.option(
-    "--outcomes",
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help='JSON lines: {"id", "prompt", "outcomes": {"<node, else model>": {"quality": 0…1, "usd"?, "response"?}}}.',
-)
+outcomes_file: Mapping[str, Any] = {
+    "type": click.Path(exists=True, dir_okay=False, path_type=Path),
+    "metavar": "FILE",
+    "help": 'JSON lines: {"id", "prompt", "outcomes": {"<node, else model>": {"quality": 0…1, "usd"?, "response"?}}}.',
+}
+"""What `--outcomes` is, in all verbs."""
+outcomes_option: Callable[..., Any] = click.option("--outcomes", required=True, **outcomes_file)
 bind_option: Callable[..., Any] = click.option(
     "--outcome",
     "bindings",
@@ -51,6 +51,13 @@ def read_bindings(given: Sequence[str]) -> Mapping[str, list[str]]:
 def read_file(path: Path) -> OutcomeFile:
     """The outcome file. Raises `OutcomeError`, and `MissingDependency` where numpy or scipy is not installed."""
     from dynflow.calibration.outcomes import read_outcomes
+
+    require_calibration()
+    return read_outcomes(path)
+
+
+def require_calibration() -> None:
+    """Raises `MissingDependency` where numpy or scipy is not installed."""
     from dynflow.errors import MissingDependency
 
     try:
@@ -58,7 +65,6 @@ def read_file(path: Path) -> OutcomeFile:
         import scipy  # noqa: F401
     except ImportError as error:
         raise MissingDependency(str(error.name), 'pip install "dynflow[calibration]"') from error
-    return read_outcomes(path)
 
 
 def share(interval: Interval) -> str:

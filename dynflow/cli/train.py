@@ -224,7 +224,7 @@ def early_exit(
             revision=revision,
             recipe=Recipe(exits=_layers(exits), **recipe),
             columns=Columns(text_column, label_column),
-            names=dict(_named(name) for name in names),
+            names=dict(named(name) for name in names),
             data_name=data_name,
             progress=progress,
         )
@@ -242,7 +242,8 @@ def _layers(given: str | None) -> tuple[int, ...] | None:
         raise click.BadParameter(f"{given!r} is no list of layers such as 0,1,2,4", param_hint="--exits") from None
 
 
-def _named(given: str) -> tuple[str, str]:
+def named(given: str) -> tuple[str, str]:
+    """A label and its name, of `--name`. Raises `click.BadParameter`."""
     label, equals, name = given.partition("=")
     if not equals or not name:
         raise click.BadParameter(f"{given!r} is not LABEL=NAME", param_hint="--name")

@@ -48,6 +48,28 @@ class Columns:
         )
 
 
+@dataclass(frozen=True)
+class TextAlone(Columns):
+    """The column of texts whose labels nobody asks for: each row's label is its text."""
+
+    def found(self, names: Sequence[str], source: str, hint: str = "") -> tuple[str, str]:
+        text = _column(names, self.text, TEXT_COLUMNS, "text", source, hint)
+        return text, text
+
+
+def read_texts(source: str | Path, column: str | None = None) -> list[Labelled]:
+    """The texts of what `read_labelled` reads, or of a `.txt` file, a text in each line; without labels.
+
+    Raises as `read_labelled` does.
+    """
+    path = Path(source).expanduser()
+    if path.suffix.lower() == ".txt":
+        with _opened(path) as lines:
+            texts = [(number, line.strip()) for number, line in enumerate(lines, start=1)]
+        return _good(((number, text, text) for number, text in texts if text), str(source))
+    return read_labelled(source, TextAlone(column))
+
+
 def read_labelled(source: str | Path, columns: Columns = Columns()) -> list[Labelled]:
     """The rows of a `.tsv`, `.csv` or `.jsonl` file, or of `owner/name` on the Hugging Face hub (`@split` may follow).
 

@@ -54,3 +54,15 @@ def answers(criterion: Criterion, logits: ArrayLike, layers: Sequence[int], left
         history = [probabilities(values) for layer, values in passed if criterion.reads(layer) or layer == layers[-1]]
         found.append(criterion.answer(history)[0])
     return np.array(found, dtype=np.intp)
+
+
+def answers_by_exit(criterion: Criterion, logits: ArrayLike, layers: Sequence[int]) -> NDArray[np.intp]:
+    """The place of the label with which each row would leave by each exit, [rows, exits]."""
+    found = np.zeros(np.asarray(logits).shape[:2], dtype=np.intp)
+    for row, values in enumerate(np.asarray(logits, dtype=np.float64).tolist()):
+        history: list[list[float]] = []
+        for place, layer in enumerate(layers):
+            if criterion.reads(layer) or layer == layers[-1]:
+                history.append(probabilities(values[place]))
+                found[row, place] = criterion.answer(history)[0]
+    return found

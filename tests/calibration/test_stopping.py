@@ -1,0 +1,198 @@
+"""When a node may stop early: promised on whole runs alone, which tell what every threshold would have given."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import dynflow
+from dynflow.calibration.promises import Promise, last_kept, variables
+from dynflow.calibration.saved import Calibration, path_for
+from dynflow.calibration.stopping import calibrate_stopping, grid
+from dynflow.calibration.trajectories import Runs
+from dynflow.errors import CalibrationError, InputError
+from dynflow.flow import Flow
+from dynflow.learning.labelled import Labelled
+from tests.effort import EFFORT
+from tests.nodes.early_exit import tiny
+from tests.nodes.early_exit.test_node import GRAPH, SIGNAL
+from tests.nodes.early_exit.tiny_encoders import one_thread
+
+SEEN = "a fine film"
+"""What the tiny artefact says that it was trained on."""
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory: pytest.TempPathFactory) -> Flow:
+    folder = tmp_path_factory.mktemp("reviews")
+    tiny.artefact(folder)
+    return dynflow.loads(GRAPH, base=folder)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Labelled]:
+    """Texts with labels that the whole model gets right two times of three."""
+    model = tiny.model()
+    texts = [text for text in dict.fromkeys(tiny.texts(700, seed=3)) if text != SEEN]
+    said = [each.label for each in model.classify(texts, None)]
+    return [
+        Labelled(text, tiny.LABELS[(tiny.LABELS.index(label) + (place % 3 == 0)) % 3], "texts", place + 1)
+        for place, (text, label) in enumerate(zip(texts, said, strict=True))
+    ]
+
+
+def test_what_is_promised_of_recorded_runs_is_what_real_runs_do(
+    flow: Flow, rows: list[Labelled], tmp_path: Path
+) -> None:
+    with one_thread():
+        made = calibrate_stopping(flow, rows, kind="disagreement", target=0.3, confidence=0.9).calibration
+        assert made.statement == (
+            "on new requests drawn like these, at most 30 % of tone's answers are others than if it never stopped "
+            "early, unless this calibration was among the unlucky 10 %"
+        )
+        config = {"configurable": dict(made.params)}
+        early = flow.batch([{"input": row.text} for row in rows], config)
+        whole = flow.batch([{"input": row.text} for row in rows], {"configurable": {"sure": 1.0}})
+    agreement = np.mean([one.label == other.label for one, other in zip(early, whole, strict=True)])
+    assert agreement == pytest.approx(made.expected["agreement"]["value"])
+    assert 0.7 < 1 - made.bound["value"] < agreement < 1
+    layers = [flow.run(row.text, config).ports["layer"] for row in rows[:40]]
+    assert 0 < np.mean(layers) < 4
+    assert made.expected["cost"]["value"] < made.expected["reference"]["cost"]["value"] == 4
+    assert made.audit == {"node": "tone", "limit": 0.3}
+    assert set(made.signals) == {"tone.confidence", "tone.layer"}
+
+
+def test_a_gap_is_to_the_labels(flow: Flow, rows: list[Labelled]) -> None:
+    with one_thread():
+        made = calibrate_stopping(flow, rows, kind="gap", target=0.1, confidence=0.9).calibration
+        loose = calibrate_stopping(flow, rows, kind="gap", target=0.3, confidence=0.9).calibration
+    lost = made.expected["reference"]["quality"]["value"] - made.expected["quality"]["value"]
+    assert lost <= made.bound["value"] <= made.bound["limit"] == 0.1
+    assert made.bound["method"].startswith("betting")
+    assert loose.expected["cost"]["value"] <= made.expected["cost"]["value"]
+
+
+def test_a_budget_is_met_from_both_sides(flow: Flow, rows: list[Labelled]) -> None:
+    with one_thread():
+        made = calibrate_stopping(flow, rows, kind="budget", target=2.5, within=0.2).calibration
+        assert made.expected["cost"]["value"] == pytest.approx(2.5, rel=0.05)
+        assert 2 <= made.bound["least"] < 2.5 < made.bound["value"] <= 3
+        assert made.promise == {
+            "kind": "budget", "target": 2.5, "of": "tone", "confidence": 0.9, "unit": "layers", "within": 0.2
+        }  # fmt: skip
+        with pytest.raises(CalibrationError, match=r"takes about .* rows more") as refused:
+            calibrate_stopping(flow, rows, kind="budget", target=2.5, within=0.01)
+        assert refused.value.code == "too_little_data"
+        with pytest.raises(CalibrationError, match="to 4 layers on average, whatever its threshold: 5 is not among"):
+            calibrate_stopping(flow, rows, kind="budget", target=5)
+
+
+def test_milliseconds_are_those_of_this_machine(flow: Flow, rows: list[Labelled]) -> None:
+    rule = flow.resources.cold_node("tone").stop_rule({"sure": 0.9})
+    assert rule is not None
+    with one_thread():
+        runs = rule.runs([row.text for row in rows[:30]], lambda done, total, what: None, True)
+    assert (np.diff(runs.cost, axis=1) >= 0).all()
+    assert 0 < runs.cost[:, -1].max() <= runs.cap
+    assert (runs.cost[:, 0] < runs.cost[:, -1]).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "changes", "told"),
+    [
+        (100, {"target": 0.005}, "100 rows are too few .* it takes about .* rows more"),
+        (1, {}, "1 rows are too few"),
+        (600, {"of": "ton"}, r"'ton' is no node that stops early .* \(did you mean 'tone'\?\)"),
+    ],
+)
+def test_what_cannot_be_promised_is_said(
+    flow: Flow, rows: list[Labelled], count: int, changes: dict[str, Any], told: str
+) -> None:
+    with one_thread(), pytest.raises(CalibrationError, match=told):
+        calibrate_stopping(flow, rows[:count], **{"kind": "disagreement", "target": 0.1, **changes})
+
+
+def test_rows_that_cannot_be_used_are_named(flow: Flow, rows: list[Labelled]) -> None:
+    with one_thread():
+        with pytest.raises(InputError, match=r"labels '0', '1'; the node tells apart .* --name 0=bad"):
+            calibrate_stopping(flow, [Labelled("a film", "0"), Labelled("film", "1")], kind="gap", target=0.1)
+        bad = Labelled("雨", "bad", "texts", 7)
+        with pytest.raises(InputError, match=r"1 texts cannot be read:\n  line 7: the encoder knows no word"):
+            calibrate_stopping(flow, [*rows, bad], kind="gap", target=0.1)
+        seen = [Labelled(SEEN, "bad")] * 5
+        with pytest.raises(CalibrationError, match="5 of 5 rows were trained on"):
+            calibrate_stopping(flow, seen, kind="gap", target=0.1)
+        assert calibrate_stopping(flow, [*rows, *seen], kind="gap", target=0.3).calibration.trained_on == 5
+
+
+def test_a_graph_whose_threshold_is_no_param_has_none(flow: Flow, rows: list[Labelled]) -> None:
+    other = dynflow.loads(SIGNAL, base=flow.resources.folder)
+    with pytest.raises(CalibrationError, match="no node stops early by a param marked `tune: true`"):
+        calibrate_stopping(other, rows, kind="gap", target=0.1)
+
+
+def test_values_tried_depend_on_no_row_and_begin_strict(flow: Flow) -> None:
+    rule = flow.resources.cold_node("tone").stop_rule({"sure": 0.9})
+    assert rule is not None
+    values = grid(flow.params["sure"], rule)
+    assert (values[0], values[-1]) == (1.0, 0.0)
+    assert sorted(values, reverse=True) == values
+    assert values[1] > 0.9999
+
+
+def pool(n: int, seed: int) -> Runs:
+    """Runs of an encoder that is surer and better with each layer; its exits and labels are known."""
+    rng = np.random.default_rng(seed)
+    truth = rng.random((n, 1))
+    score = np.sort(np.clip(truth + 0.5 * rng.standard_normal((n, 6)), 0, 1), axis=1)
+    wrong = rng.random((n, 6)) > np.clip(0.6 + 0.45 * score, 0, 0.97)
+    output = np.where(wrong, "bad", "good").astype(object)
+    cost = np.broadcast_to(np.arange(1.0, 7.0), (n, 6))
+    return Runs(cost, score, output, output[:, -1], {}, 6.0)
+
+
+@pytest.mark.parametrize("kind", ["gap", "disagreement"])
+def test_a_promise_is_broken_no_more_often_than_stated(kind: Any) -> None:
+    """Many calibrations on rows drawn from a pool, whose own mean says whether they broke their word."""
+    runs, draws, n, target, confidence = pool(4_000, 0), 100 * EFFORT, 400, 0.06, 0.9
+    thresholds = np.linspace(1.01, 0, 60)
+    trajectories = runs.against(np.full(4_000, "good", dtype=object) if kind == "gap" else runs.whole)
+    sample = trajectories.under(thresholds, runs.cap)
+    lost = sample.reference - sample.quality if kind == "gap" else 1 - sample.quality
+    broken = lost.mean(1) > target
+    promise = Promise(kind, target, "tone", confidence)
+    drawn = np.random.default_rng(1).integers(0, 4_000, (draws, n))
+    tested = variables(promise, trajectories_at(sample, drawn))
+    chosen = np.array([last_kept(flags) for flags in tested.kept(confidence)])
+    plain = np.array([last_kept(flags) for flags in tested.values.mean(-1) >= tested.limit])
+    most = 1 - confidence + 2 * math.sqrt(confidence * (1 - confidence) / draws)
+    assert (broken[chosen] & (chosen >= 0)).mean() <= most
+    assert (broken[plain] & (plain >= 0)).mean() > 0.25  # without a bound about every second one is
+    best = sample.usd.mean(1)[~broken].min()
+    assert 6 - sample.usd.mean(1)[chosen].mean() > 0.6 * (6 - best)
+
+
+def trajectories_at(sample: Any, drawn: Any) -> Any:
+    """The same settings on each draw of rows: [draws, t, n]."""
+    quality = sample.quality[:, drawn].swapaxes(0, 1)
+    return type(sample)(quality, quality, quality > 0, sample.reference[drawn][:, None, :], sample.cap, sample.binary)
+
+
+def test_a_calibration_is_written_and_read_back(flow: Flow, rows: list[Labelled], tmp_path: Path) -> None:
+    tiny.artefact(tmp_path)
+    graph = tmp_path / "reviews.yaml"
+    graph.write_text(GRAPH, encoding="utf-8")
+    with one_thread():
+        made = calibrate_stopping(dynflow.load(graph), rows, kind="disagreement", target=0.3).calibration
+    path_for(graph).write_text(json.dumps(made.as_dict()), encoding="utf-8")
+    assert Calibration.read(path_for(graph)) == made
+    assert dynflow.load(graph).params["sure"].default == made.params["sure"] != 0.9

@@ -66,6 +66,15 @@ def split_by_containment(texts: Sequence[str], held_out: int, seed: int = 0) -> 
     )
 
 
+def clusters(texts: Sequence[str]) -> list[int]:
+    """The cluster of each row, as a number: what to draw whole where rows are drawn. A row of one or two words is one
+    of its own."""
+    return [
+        index if cluster is None else cluster
+        for index, cluster in enumerate(_clusters([tuple(text.casefold().split()) for text in texts])[0])
+    ]
+
+
 def _clusters(rows: Sequence[Words]) -> tuple[list[int | None], dict[int, set[int]]]:
     """Per row its cluster, None for a short row; and for each short row, the rows longer than it that contain it."""
     places: dict[Words, list[int]] = defaultdict(list)

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from dynflow.errors import InputError
-from dynflow.learning.containment import split_by_containment
+from dynflow.learning.containment import clusters, split_by_containment
 
 
 def contains(row: str, part: str) -> bool:
@@ -84,3 +84,18 @@ def test_impossible_numbers_are_refused(held_out: int) -> None:
 def test_rows_that_are_all_tied_cannot_be_split() -> None:
     with pytest.raises(InputError, match="contain one another"):
         split_by_containment(["a b c", "a b c d", "x a b c d y"], 1)
+
+
+def test_clusters_are_the_ties_between_rows() -> None:
+    texts = [
+        "a long fine film",
+        "quite a long fine film indeed",
+        "fine film indeed",
+        "Quite  a long",
+        "no such thing here",
+    ]
+    first, *rest, other = clusters(texts)
+    assert rest == [first] * 3
+    assert other != first
+    one, two = clusters(["fine film", "a fine film"])
+    assert one != two  # a row of two words ties nothing

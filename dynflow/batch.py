@@ -19,7 +19,7 @@ from dynflow.graph import CheckedGraph
 from dynflow.language.spec import START
 from dynflow.node import Call, Cancelled, Output
 from dynflow.running import Runner
-from dynflow.timing import in_time, within
+from dynflow.timing import each_in_time, within
 from dynflow.trace import FlowResult
 from dynflow.visit import Completed, Visit
 
@@ -219,8 +219,7 @@ async def arun_together(pairs: Sequence[tuple[Runner, Visit]]) -> Sequence[Ended
         group.open([await runner.aopen(visit) for runner, visit in pairs])
         if group.calls:
             node = await group.first.anode(group.items[0].visit)
-            tightest = min(group.visits, key=lambda visit: visit.time_limit)
-            outcomes = await in_time(node.arun_batch(group.calls), tightest, tightest.time_limit)
+            outcomes = await each_in_time(node.arun_batch(group.calls), group.visits)
     except Exception as error:
         outcomes = [error] * len(group.calls)
     except BaseException as error:

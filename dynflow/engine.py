@@ -19,6 +19,7 @@ from dynflow.budgets import Budget, standing_limits
 from dynflow.chunks import add_up
 from dynflow.closing import aclosing, closing
 from dynflow.errors import ParamError
+from dynflow.gathering import arun_gathered
 from dynflow.graph import CheckedGraph
 from dynflow.hashes import graph_hash
 from dynflow.ledger import Ledger
@@ -183,7 +184,7 @@ class Engine:
         with self._request(input, config, run_manager, call_options) as runner:
             session = runner.session
             while (visit := session.next()) is not None:
-                session.complete(visit, await runner.arun(visit))
+                session.complete(visit, await arun_gathered(runner, visit))
             await runner.adecided()
             result = session.result()
         if results is not None:

@@ -75,6 +75,25 @@ async def in_time(result: Awaitable[T], visit: Visit, seconds: float) -> T:
         raise (visit.expired() if timer.expired() else failure) from None
 
 
+async def each_in_time(results: Awaitable[Sequence[T]], visits: Sequence[Visit]) -> list[T | BaseException]:
+    """The result of each visit of a batch, or its expiry: one whose time is up before leaves the others theirs."""
+    batch = asyncio.ensure_future(results)
+    began, late = time.perf_counter(), dict[int, BaseException]()
+    try:
+        for place, visit in sorted(enumerate(visits), key=lambda each: each[1].time_limit):
+            limit = visit.time_limit
+            left = None if limit == math.inf else max(0.0, began + limit - time.perf_counter())
+            if (await asyncio.wait([batch], timeout=left))[0]:
+                return [late.get(place, result) for place, result in enumerate(batch.result())]
+            late[place] = visit.expired()
+        return [late[place] for place in range(len(visits))]
+    finally:
+        for visit in visits:
+            visit.call_off()  # a worker thread that still runs for them may stop
+        batch.cancel()
+        await asyncio.gather(batch, return_exceptions=True)
+
+
 def pumped(items: Callable[[], Iterator[Any]], visit: Visit, ends: float) -> Iterator[Any]:
     """The items with an end to their time, by `time.perf_counter`: a thread makes and fetches them, so that neither a
     model that loads nor a silent upstream can hold us."""

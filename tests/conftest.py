@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from dynflow.models.health import forget_all
+from tests.flow.batching_node import batching  # noqa: F401 - a fixture
 from tests.servers import smollm2_server  # noqa: F401 - a fixture
 from tests.tool_peer import smollm2_with_tools  # noqa: F401 - a fixture
 

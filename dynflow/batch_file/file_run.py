@@ -24,6 +24,7 @@ from dynflow.errors import (
     MissingModel,
     Overloaded,
 )
+from dynflow.gathering import gathered
 from dynflow.models.failures import CircuitOpen
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class FileRun(ABC, Generic[R]):
     async def _work(self, workers: int, told: Callable[[R], None]) -> None:
         """Run waiting rows until there are none, or there is a reason to stop."""
         try:
-            async with asyncio.TaskGroup() as group:
+            async with gathered(), asyncio.TaskGroup() as group:
                 for _ in range(workers):
                     group.create_task(self._worker(told))
         except BaseExceptionGroup as failures:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.metadata import EntryPoint
 from typing import Any, ClassVar
 
+import pytest
+
+from dynflow import node
 from dynflow.language.types import integer
 from dynflow.node import Call, Node, Output
 
@@ -33,3 +37,17 @@ class Lengths(Node):
         if self.fails == "one":
             outputs[0] = ValueError("this one")
         return outputs[1:] if self.fails == "count" else outputs
+
+
+@pytest.fixture
+def batching(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Lengths]]:
+    """A registered node type that batches."""
+    registered = {
+        **node._registered(),
+        "lengths": EntryPoint("lengths", "tests.flow.batching_node:Lengths", "dynflow.nodes"),
+    }
+    monkeypatch.setattr(node, "_registered", lambda: registered)
+    Lengths.batches_seen.clear()
+    Lengths.fails = False
+    yield Lengths
+    node.node_type.cache_clear()

@@ -8,7 +8,6 @@ import pickle
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -339,25 +338,6 @@ edges:
 
 
 # Nodes with a batch of their own
-
-
-@pytest.fixture
-def batching(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Any]]:
-    """A registered node type that batches."""
-    from importlib.metadata import EntryPoint
-
-    from dynflow import node
-    from tests.flow.batching_node import Lengths
-
-    registered = {
-        **node._registered(),
-        "lengths": EntryPoint("lengths", "tests.flow.batching_node:Lengths", "dynflow.nodes"),
-    }
-    monkeypatch.setattr(node, "_registered", lambda: registered)
-    Lengths.batches_seen.clear()
-    Lengths.fails = False
-    yield Lengths
-    node.node_type.cache_clear()
 
 
 BATCHING = """

@@ -1,0 +1,140 @@
+"""Rows of a file share the batches of nodes that have one, and stay rows of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynflow import Flow, loads
+from dynflow.batch_file import BatchRun
+from dynflow.errors import DeadlineExceeded
+from dynflow.timing import each_in_time
+from tests.flow.recorder import Recorder
+
+GRAPH = """
+version: 1
+nodes:
+  measure: {type: lengths}
+  short: {type: prompt, role: answer, template: short}
+  long: {type: prompt, role: answer, template: long}
+edges:
+  - {from: start, to: measure}
+  - {from: measure, to: long, when: measure.length > 6}
+  - {from: measure, to: short}
+  - {from: short, to: end}
+  - {from: long, to: end}
+"""
+ROWS = 40
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    file = tmp_path / "in.jsonl"
+    rows = [{"id": number, "input": "x" * (number % 12 + 1)} for number in range(ROWS)]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return file
+
+
+def results(source: Path) -> dict[int, dict[str, Any]]:
+    rows = [json.loads(line) for line in source.with_name("out.jsonl").read_text().splitlines()]
+    assert len({row["id"] for row in rows}) == len(rows)
+    return {row["id"]: row for row in rows}
+
+
+async def run(flow: Flow, source: Path, **options: Any) -> Any:
+    with BatchRun(flow, source, source.with_name("out.jsonl"), **options) as batch:
+        return await batch.run()
+
+
+async def test_rows_that_are_at_a_node_together_go_together(batching: Any, source: Path) -> None:
+    report = await run(loads(GRAPH), source, concurrency=8)
+    assert (report.finished, report.failed) == (ROWS, 0)
+    for number, row in results(source).items():
+        assert row["output"] == ("long" if number % 12 >= 6 else "short")
+    sizes = [len(batch) for batch in batching.batches_seen]
+    assert max(sizes) == 8, "no more than are under way"
+    assert len(sizes) <= ROWS / 4
+
+
+async def test_a_row_fails_by_itself_and_is_tried_again(batching: Any, source: Path) -> None:
+    batching.fails = "one"  # the first of each batch
+    flow = loads(GRAPH)
+    report = await run(flow, source, concurrency=8)
+    failed = {number for number, row in results(source).items() if row["error"]}
+    assert len(failed) == report.failed == len(batching.batches_seen)
+    batching.fails = False
+    again = await run(flow, source, retry_failed=True)
+    assert (again.finished, again.failed, again.earlier) == (ROWS, 0, ROWS - len(failed))
+    assert sorted(results(source)) == list(range(ROWS))
+
+
+async def test_a_batch_that_is_stopped_leaves_no_row_half_done(
+    batching: Any, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, wait, called_off = asyncio.Event(), threading.Event(), threading.Event()
+    loop, real = asyncio.get_running_loop(), batching.run_batch
+
+    def slow(self: Any, calls: Any) -> Any:
+        if len(batching.batches_seen) == 2:
+            loop.call_soon_threadsafe(begun.set)
+            while not all(call.called_off() for call in calls):
+                wait.wait(0.01)
+            called_off.set()
+        return real(self, calls)
+
+    monkeypatch.setattr(batching, "run_batch", slow)
+    flow, before = loads(GRAPH), asyncio.all_tasks()
+    running = asyncio.create_task(run(flow, source, concurrency=8))
+    await begun.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert asyncio.all_tasks() == before
+    assert await asyncio.to_thread(called_off.wait, 10), "the node hears of it"
+    finished = len(results(source))
+    assert finished <= sum(map(len, batching.batches_seen[:2]))
+    monkeypatch.setattr(batching, "run_batch", real)
+    report = await run(flow, source)
+    assert (report.finished, report.earlier) == (ROWS, finished)
+    assert sorted(results(source)) == list(range(ROWS))
+
+
+async def test_outside_a_file_a_request_runs_at_once(batching: Any) -> None:
+    recorder = Recorder()
+    flow = loads(GRAPH)
+    await asyncio.gather(*(flow.ainvoke("x", {"callbacks": [recorder]}) for _ in range(4)))
+    assert batching.batches_seen == []
+    assert recorder.unfinished == []
+
+
+class Timed:
+    """A visit, as far as its time goes."""
+
+    def __init__(self, time_limit: float) -> None:
+        self.time_limit = time_limit
+        self.called_off = False
+
+    def expired(self) -> Exception:
+        return DeadlineExceeded("late")
+
+    def call_off(self) -> None:
+        self.called_off = True
+
+
+async def test_one_whose_time_is_up_leaves_the_others_of_its_batch_theirs() -> None:
+    async def batch(seconds: float) -> list[str]:
+        await asyncio.sleep(seconds)
+        return ["a", "b", "c"]
+
+    visits: list[Any] = [Timed(60.0), Timed(0.02), Timed(float("inf"))]
+    first, late, last = await each_in_time(batch(0.2), visits)
+    assert (first, last) == ("a", "c")
+    assert isinstance(late, DeadlineExceeded)
+    ends = await each_in_time(batch(60.0), [Timed(0.02), Timed(0.01)])  # type: ignore[list-item]
+    assert all(isinstance(end, DeadlineExceeded) for end in ends)
+    assert all(visit.called_off for visit in visits)

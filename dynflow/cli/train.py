@@ -25,6 +25,7 @@ def command() -> None:
       dynflow train difficulty --data outcomes.jsonl --out my_difficulty
       dynflow train check --data outcomes.jsonl --out my_check
       dynflow train early-exit --data texts.csv --out my_classifier
+      dynflow train exit-criteria --data texts.csv --to my_classifier
     """
 
 
@@ -233,6 +234,48 @@ def early_exit(
     if (judged := int(report.figures["accuracy"]["rows"] or 0)) < FEW_ROWS:
         click.echo(f"  these rest on {judged} rows held out, few to judge by: --held-out {FEW_ROWS} or more")
     click.echo(f"use it with `model: {_local(out)}`")
+
+
+@command.command("exit-criteria")
+@click.option(
+    "--data", multiple=True, required=True, help="What the classifier was trained on: the same files, in their order."
+)
+@click.option("--to", "place", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--criterion", "criteria", multiple=True, help="Default: past_future and scheduled.")
+@click.option("--text-column", help="Found by its name, if not given.")
+@click.option("--label-column", help="The same.")
+def exit_criteria(
+    data: tuple[str, ...],
+    place: Path,
+    criteria: tuple[str, ...],
+    text_column: str | None,
+    label_column: str | None,
+) -> None:
+    """Teach a trained early-exit classifier the criteria that learn.
+
+    They learn from whole runs, with encoder and exits as they are: past_future to imitate later layers, scheduled which
+    texts should leave where under a budget of layers. An eighth of the rows held out goes into that; the others judge.
+
+    \b
+    Examples:
+      dynflow train exit-criteria --data reviews.csv --to my_classifier
+      dynflow train exit-criteria --data reviews.csv --to my_classifier --criterion scheduled
+    """
+    from dynflow.errors import MissingDependency
+    from dynflow.learning.labelled import Columns
+
+    try:
+        from dynflow.nodes.early_exit_classifier.teach import teach
+        from dynflow.nodes.early_exit_classifier.training.learning import LEARNING
+    except ModuleNotFoundError as error:
+        raise MissingDependency(str(error.name), 'pip install "dynflow[transformers]"') from error
+    with progress_bars() as progress:
+        report = teach(
+            place, data, criteria=criteria or LEARNING, columns=Columns(text_column, label_column), progress=progress
+        )
+    names = " and ".join(criteria or LEARNING)
+    click.echo(f"taught {names} on {report.rows:,} fresh rows; {place} has {report.size / 1e6:.1f} MB now")
+    _tell_figures(report.figures)
 
 
 def _layers(given: str | None) -> tuple[int, ...] | None:

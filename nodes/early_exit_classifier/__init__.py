@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,8 +18,19 @@ from dynflow.language.references import Reference
 from dynflow.language.spec import ParamSpec, Role
 from dynflow.language.types import PortType, enum, integer, number, record, string
 from dynflow.ledger import Usage
-from dynflow.node import AnswerType, BuildScope, Call, Cancelled, Finding, ModelName, Node, NodeOptions, Output, StopRule
-from dynflow.nodes.early_exit_classifier.criteria import CRITERIA, Criterion, criterion_of
+from dynflow.node import (
+    AnswerType,
+    BuildScope,
+    Call,
+    Cancelled,
+    Finding,
+    ModelName,
+    Node,
+    NodeOptions,
+    Output,
+    StopRule,
+)
+from dynflow.nodes.early_exit_classifier.criteria import CRITERIA, Criterion, LearntCriterion, criterion_of, kind_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +56,12 @@ class Exit(TypedDict):
     threshold: Annotated[FiniteFloat | Reference, Field(description="how sure is sure enough, in the criterion's unit")]
     patience: NotRequired[
         Annotated[int | Reference, Field(description="of patience_and_confidence: exits in a row that must be sure")]
+    ]
+    settings: NotRequired[
+        Annotated[
+            dict[str, bool | int | FiniteFloat | str],
+            Field(description="of a criterion that another package brings: what it takes besides"),
+        ]
     ]
 
 
@@ -93,9 +111,10 @@ class EarlyExitClassifier(Node):
     @classmethod
     def check(cls, options: Any, scope: BuildScope) -> Iterable[Finding]:
         settings = scope.spec.models.get(options.model)
+        learnt: Mapping[str, Mapping[str, Any]] | None = None
         if settings is not None:
             try:
-                _described(settings, _folder(scope))
+                learnt = _described(settings, _folder(scope)).facts.criteria
             except DynflowError as error:
                 yield Finding("bad_value", f"the model {options.model!r} classifies nothing: {error}", ("model",))
         if isinstance(options.text, str) and not options.text.strip():
@@ -104,7 +123,7 @@ class EarlyExitClassifier(Node):
         if isinstance(options.exit, Reference):
             yield Finding("static_option", "`exit` takes a mapping, whose values may be references", ("exit",))
         elif options.exit is not None:
-            yield from _exit_findings(options.exit, scope)
+            yield from _exit_findings(options.exit, scope, learnt)
 
     @classmethod
     def streams(cls, options: Any) -> bool:
@@ -163,7 +182,8 @@ class EarlyExitClassifier(Node):
         name = None if given is None else _param(given["threshold"])
         if name is None:
             return None
-        criterion = criterion_of({key: params.get(_param(value), value) for key, value in given.items()} | {"threshold": 0.0})
+        settled = {key: params.get(_param(value) or "", value) for key, value in given.items()}
+        criterion = criterion_of({**settled, "threshold": 0.0}, self._described.facts.criteria)
 
         def runs(texts: Sequence[str], progress: Progress, timed: bool) -> Runs:
             from dynflow.nodes.early_exit_classifier.whole_runs import runs_of
@@ -179,7 +199,8 @@ class EarlyExitClassifier(Node):
                 return str(error)
             return None
 
-        return StopRule(name, criterion.falling, 0.0, criterion.most, "layers", self._described.facts.labels, runs, fault)
+        labels = self._described.facts.labels
+        return StopRule(name, criterion.falling, 0.0, criterion.most, "layers", labels, runs, fault)
 
     def warm_up(self) -> None:
         self._loaded.warm_up()
@@ -188,7 +209,7 @@ class EarlyExitClassifier(Node):
         self._model = None
 
     def run(self, call: Call) -> Output:
-        model, criterion = self._loaded, _criterion(call)
+        model, criterion = self._loaded, self._criterion(call)
         tokens = model.reader.read(_text(call))
         [found] = self._classified(model, [tokens], criterion, call.check)
         return self._output(found, tokens, model)
@@ -197,16 +218,16 @@ class EarlyExitClassifier(Node):
         model = self._loaded
         results: list[Output | Exception] = [Cancelled()] * len(calls)
         read: dict[int, Tokens] = {}
-        alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)  # params may differ from request to request
-        criteria: dict[tuple[Any, ...], Criterion | None] = {}
+        alike: dict[str, list[int]] = defaultdict(list)  # params may differ from request to request
+        criteria: dict[str, Criterion | None] = {}
         for place, call in enumerate(calls):
             try:
-                criterion = _criterion(call)
+                criterion = self._criterion(call)
                 read[place] = model.reader.read(_text(call))
             except DynflowError as error:
                 results[place] = error
                 continue
-            key = () if call.options.exit is None else tuple(sorted(call.options.exit.items()))
+            key = json.dumps(call.options.exit, sort_keys=True)
             criteria[key] = criterion
             alike[key].append(place)
 
@@ -219,6 +240,15 @@ class EarlyExitClassifier(Node):
             for place, each in zip(places, found, strict=True):
                 results[place] = self._output(each, read[place], model)
         return results
+
+    def _criterion(self, call: Call) -> Criterion | None:
+        """Raises `NodeFailed` where what references gave makes no criterion."""
+        if call.options.exit is None:
+            return None
+        try:
+            return criterion_of(call.options.exit, self._described.facts.criteria)
+        except ValueError as error:
+            raise NodeFailed(f"`exit`: {error}") from error
 
     def _classified(
         self,
@@ -295,7 +325,10 @@ def _described(settings: ModelSettings | None, folder: Path | None) -> Described
     return describe(settings.model, folder)
 
 
-def _exit_findings(given: Mapping[str, Any], scope: BuildScope) -> Iterable[Finding]:
+def _exit_findings(
+    given: Mapping[str, Any], scope: BuildScope, learnt: Mapping[str, Mapping[str, Any]] | None
+) -> Iterable[Finding]:
+    """`learnt` is what the model has for criteria that learn; None: that is not known."""
     for key, value in given.items():
         if isinstance(value, Reference) and not number().accepts(kind := scope.type_of(value)):
             yield Finding("type_mismatch", f"`{key}` takes a number; {value} is {kind}", ("exit", key))
@@ -304,10 +337,18 @@ def _exit_findings(given: Mapping[str, Any], scope: BuildScope) -> Iterable[Find
     settled = {key: value for key, value in settled.items() if not isinstance(value, Reference)}
     settled.setdefault("threshold", 0.0)  # what other references give is only known in a request
     alone = {key: settled[key] for key in ("criterion", "threshold")}
-    place = "threshold" if given["criterion"] in CRITERIA else "criterion"
-    for part, fault in ((alone, place), (settled, "patience")):
+    try:
+        chosen = kind_of(given["criterion"])
+    except ValueError as error:
+        yield Finding("bad_value", str(error), ("exit", "criterion"))
+        return
+    if issubclass(chosen, LearntCriterion) and learnt is None:
+        return
+    untaught = issubclass(chosen, LearntCriterion) and chosen.name not in (learnt or {})
+    others = "settings" if "settings" in given else "patience"
+    for part, fault in ((alone, "criterion" if untaught else "threshold"), (settled, others)):
         try:
-            criterion_of(part)
+            criterion_of(part, learnt)
         except ValueError as error:
             yield Finding("bad_value", str(error), ("exit", fault))
             return
@@ -326,16 +367,6 @@ def _default(value: Any, params: Mapping[str, ParamSpec]) -> Any:
         param = params.get(value.targets[0][1])
         return value if param is None else param.default
     return value
-
-
-def _criterion(call: Call) -> Criterion | None:
-    """Raises `NodeFailed` where what references gave makes no criterion."""
-    if call.options.exit is None:
-        return None
-    try:
-        return criterion_of(call.options.exit)
-    except ValueError as error:
-        raise NodeFailed(f"`exit`: {error}") from error
 
 
 def _text(call: Call) -> str:

@@ -2,7 +2,8 @@
 
 An artefact is a folder: `heads.safetensors` (the heads, and hashes of the texts they were trained on),
 `deltas.safetensors` (where the encoder was tuned: what its weights change by), `artefact.json` (what they are, for
-which encoder, and their checksums) and `README.md` (the model card). The encoder itself is not in it.
+which encoder, and their checksums) and `README.md` (the model card). Where criteria were taught, `criteria.safetensors`
+holds what they learnt. The encoder itself is not in it.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import json
 import threading
 import weakref
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynflow.errors import ArtefactError, MissingDependency
 from dynflow.models.apart import apart
+from dynflow.nodes.early_exit_classifier.criteria import Learnt, LearntCriterion, kind_of
 
 if TYPE_CHECKING:
     import torch
 
     from dynflow.nodes.early_exit_classifier.model import EarlyExitModel
+    from dynflow.nodes.early_exit_classifier.readout import Readout
 
 FORMAT = 1
 FOLDER = Path(__file__).parent / "artefacts"
@@ -31,8 +34,10 @@ PREFIX = "embedded/"
 DESCRIPTION = "artefact.json"
 HEADS = "heads.safetensors"
 DELTAS = "deltas.safetensors"
+CRITERIA = "criteria.safetensors"
 HASHES = "training_hashes"
-"""The tensor in `heads.safetensors`: uint64 [rows], `row_hash` of each training text."""
+"""The tensor in `heads.safetensors`: uint64 [rows], `row_hash` of each training text; in `criteria.safetensors`: of
+those that criteria alone learnt from."""
 _SHOWN = 200
 """Characters of PyTorch's reason why weights do not fit."""
 
@@ -57,7 +62,7 @@ class Facts:
 
     `labels` are in the order of the logits; `depth` is how many layers the encoder has; `heads` is a `HeadsShape` as a
     mapping; `max_tokens` is where texts are cut; `sha256` holds the checksum of each other file; `training` is for
-    people: how it was trained, on what, and how good.
+    people: how it was trained, on what, and how good; `criteria` is what criteria have learnt, by name.
     """
 
     base: Base
@@ -67,6 +72,7 @@ class Facts:
     max_tokens: int
     sha256: Mapping[str, str]
     training: Mapping[str, Any]
+    criteria: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     format: int = FORMAT
 
     def text(self) -> str:
@@ -84,6 +90,10 @@ class Facts:
         found = cls(**{**facts, "labels": tuple(labels)})
         if found.format != FORMAT or HEADS not in found.sha256 or len(found.labels) < 2:
             raise ValueError("made by another version")
+        if not all(isinstance(each, dict) for each in found.criteria.values()):
+            raise ValueError("`criteria` holds no mapping for each")
+        if found.criteria and CRITERIA not in found.sha256:
+            raise ValueError(f"what criteria have learnt has no {CRITERIA}")
         wrong = [number for number in (found.depth, found.max_tokens) if type(number) is not int or number < 1]
         if wrong or not isinstance(found.base.model, str):
             raise ValueError(f"{wrong[0]!r} is no number of layers or tokens" if wrong else "`base.model` is no name")
@@ -196,13 +206,66 @@ def read(described: Described) -> EarlyExitModel:
         raise ArtefactError(f"{folder / DELTAS} is not in {DESCRIPTION}: restore that, or train again")
     if DELTAS in facts.sha256:
         apply_deltas(architecture.encoder, _tensors(folder, DELTAS, facts), str(folder / DELTAS))
-    return EarlyExitModel(architecture, heads, Reader(tokenizer, facts.max_tokens), facts.labels)
+    classifier = EarlyExitModel(architecture, heads, Reader(tokenizer, facts.max_tokens), facts.labels)
+    if facts.criteria:
+        teach(classifier, learnt_criteria(described))
+    return classifier
+
+
+def learnt_criteria(described: Described) -> dict[str, Learnt]:
+    """What criteria have learnt, by name. Raises ArtefactError for a damaged file."""
+    facts = described.facts
+    tensors = _tensors(described.folder, CRITERIA, facts) if facts.criteria else {}
+    found = {name: Learnt(each, {}) for name, each in facts.criteria.items()}
+    for key, value in tensors.items():
+        name, _, own = key.partition(".")
+        if name in found:
+            found[name].tensors[own] = value
+    return found
+
+
+def teach(model: EarlyExitModel, learnt: Mapping[str, Learnt]) -> None:
+    """Give a model what criteria have learnt; one that is not installed here is passed over.
+
+    Raises ArtefactError for what none can have learnt, or for another model.
+    """
+    for name, each in learnt.items():
+        try:
+            kind = kind_of(name)
+        except ValueError:
+            continue
+        try:
+            if not issubclass(kind, LearntCriterion):
+                raise ValueError("it does not learn")
+            kind(0.0, each.facts)
+            readout = kind.readout(each)
+            if readout is not None:
+                _try_out(readout, model)
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:_SHOWN]
+            raise ArtefactError(f"what {name} has learnt does not fit the model ({reason}): teach it again") from error
+        model.learnt[name] = each.facts
+        if readout is not None:
+            model.readouts[name] = readout
+
+
+def _try_out(readout: Readout, model: EarlyExitModel) -> None:
+    """Raises RuntimeError, KeyError or ValueError for one that was made for other exits, widths or labels."""
+    import torch
+
+    memory = None
+    for layer in model.layers[:-1]:
+        with torch.inference_mode():
+            logits, memory = readout(layer, torch.zeros(1, model.architecture.width), memory)
+        if logits.shape != (1, len(model.labels)):
+            raise ValueError(f"it tells {logits.shape[-1]} labels apart")
 
 
 def training_hashes(described: Described) -> frozenset[int]:
-    """`row_hash` of every text that it was trained on."""
-    found = _tensors(described.folder, HEADS, described.facts).get(HASHES)
-    return frozenset() if found is None else frozenset(found.numpy().astype("uint64").tolist())
+    """`row_hash` of every text that it was trained on, its criteria too."""
+    files = [HEADS, *([CRITERIA] if described.facts.criteria else [])]
+    found = [_tensors(described.folder, file, described.facts).get(HASHES) for file in files]
+    return frozenset(number for each in found if each is not None for number in each.numpy().astype("uint64").tolist())
 
 
 def row_hash(text: str) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from dynflow.errors import ArtefactError
 from dynflow.nodes.early_exit_classifier.criteria.criterion import Criterion, probabilities
-from dynflow.nodes.early_exit_classifier.heads import Heads, layers_of
+from dynflow.nodes.early_exit_classifier.heads import Heads, layers_of, pooled
 from dynflow.nodes.early_exit_classifier.reading import Reader, Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dynflow.nodes.early_exit_classifier.architectures.architecture import Architecture
+    from dynflow.nodes.early_exit_classifier.readout import Readout
 
 BATCH_ROWS = 32
 BATCH_TOKENS = 4096
@@ -59,6 +60,10 @@ class EarlyExitModel(torch.nn.Module):
         self.labels = tuple(labels)
         self.layers = layers_of(heads.layers, architecture.depth)
         """After how many layers there is an exit, in order; the last one is the whole encoder."""
+        self.learnt: dict[str, Mapping[str, Any]] = {}
+        """What criteria have learnt, by name: `criterion_of` takes it."""
+        self.readouts: dict[str, Readout] = {}
+        """What those criteria read that the exits' own logits are not enough for, by name."""
         _agree(architecture, heads, self.labels)
         self.eval()
 
@@ -71,7 +76,7 @@ class EarlyExitModel(torch.nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> list[Tensor]:
         """Logits (rows, labels) of every exit, in the order of `layers`. Differentiable."""
-        return [self.exit(layer, hidden, attention_mask) for layer, hidden in self._passes(input_ids, attention_mask)]
+        return [self.exit(layer, hidden, attention_mask) for layer, hidden in self.passes(input_ids, attention_mask)]
 
     def exit(self, layer: int, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Logits (rows, labels) of the exit after `layer` layers."""
@@ -80,7 +85,12 @@ class EarlyExitModel(torch.nn.Module):
             return logits
         return self.architecture.head(hidden, attention_mask)
 
-    def _passes(self, input_ids: Tensor, attention_mask: Tensor | None) -> Iterator[tuple[int, Tensor]]:
+    def state(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Hidden states as the exits pool them: (rows, width)."""
+        return pooled(hidden, attention_mask, self.heads.shape.pooling)
+
+    def passes(self, input_ids: Tensor, attention_mask: Tensor | None) -> Iterator[tuple[int, Tensor]]:
+        """Hidden states (rows, columns, width) at every exit, with how many layers made them."""
         hidden = self.architecture.embed(input_ids, attention_mask)
         context = self.architecture.context(attention_mask, hidden)
         for layer in range(self.architecture.depth + 1):
@@ -90,14 +100,41 @@ class EarlyExitModel(torch.nn.Module):
                 yield layer, hidden
 
     @torch.inference_mode()
-    def trajectories(self, texts: Sequence[str], *, batch_rows: int = BATCH_ROWS) -> NDArray[np.float32]:
-        """Logits of every exit: float32 [rows, exits, labels], in the texts' order. Raises InputError as `classify`."""
+    def trajectories(
+        self, texts: Sequence[str], *, criterion: str | None = None, batch_rows: int = BATCH_ROWS
+    ) -> NDArray[np.float32]:
+        """Logits of every exit, as the criterion of this name reads them: float32 [rows, exits, labels].
+
+        Rows are in the texts' order; by default the logits are the exits' own. Raises InputError as `classify`.
+        """
+        readout = self.readouts.get(criterion) if criterion is not None else None
         tokens = [self.reader.read(text) for text in texts]
         found = np.zeros((len(texts), len(self.layers), len(self.labels)), dtype=np.float32)
         for rows in _batches(tokens, batch_rows):
-            logits = self(*self.reader.batch([tokens[row] for row in rows]))
-            found[rows] = torch.stack(logits, dim=1).numpy()
+            ids, mask = self.reader.batch([tokens[row] for row in rows])
+            memory: Tensor | None = None
+            for place, (layer, hidden) in enumerate(self.passes(ids, mask)):
+                if readout is None or layer == self.architecture.depth:
+                    logits = self.exit(layer, hidden, mask)
+                else:
+                    logits, memory = readout(layer, self.state(hidden, mask), memory)
+                found[rows, place] = logits.numpy()
         return found
+
+    @torch.inference_mode()
+    def states(
+        self, texts: Sequence[str], *, batch_rows: int = BATCH_ROWS
+    ) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+        """Pooled hidden states [rows, exits, width] and logits [rows, exits, labels] of every exit, for learning."""
+        tokens = [self.reader.read(text) for text in texts]
+        states = np.zeros((len(texts), len(self.layers), self.architecture.width), dtype=np.float16)
+        logits = np.zeros((len(texts), len(self.layers), len(self.labels)), dtype=np.float32)
+        for rows in _batches(tokens, batch_rows):
+            ids, mask = self.reader.batch([tokens[row] for row in rows])
+            for place, (layer, hidden) in enumerate(self.passes(ids, mask)):
+                states[rows, place] = self.state(hidden, mask).numpy()
+                logits[rows, place] = self.exit(layer, hidden, mask).numpy()
+        return states, logits
 
     # Early exit.
 
@@ -148,6 +185,8 @@ class EarlyExitModel(torch.nn.Module):
         found: dict[int, Classified] = {}
         staying = list(range(len(tokens)))
         histories: list[list[list[float]]] = [[] for _ in tokens]
+        readout = None if criterion is None else self.readouts.get(criterion.name)
+        memory: Tensor | None = None  # of the readout
         input_ids, mask = self.reader.batch(tokens)
         hidden = architecture.embed(input_ids, mask)
         context = architecture.context(mask, hidden)
@@ -159,8 +198,12 @@ class EarlyExitModel(torch.nn.Module):
             last = layer == depth
             if not last and (criterion is None or layer not in self.layers or not criterion.reads(layer)):
                 continue
+            if readout is None or last:
+                outputs = self.exit(layer, hidden, mask)
+            else:
+                outputs, memory = readout(layer, self.state(hidden, mask), memory)
             kept: list[int] = []  # places in the batch as it is
-            for place, logits in enumerate(self.exit(layer, hidden, mask).tolist()):
+            for place, logits in enumerate(outputs.tolist()):
                 row = staying[place]
                 history = histories[row]
                 shares = probabilities(logits)
@@ -178,6 +221,7 @@ class EarlyExitModel(torch.nn.Module):
                 lengths = [len(tokens[row]) for row in staying]
                 columns = max(lengths)
                 hidden = hidden[kept, :columns]
+                memory = None if memory is None else memory[kept]
                 mask = None if mask is None or min(lengths) == columns else mask[kept, :columns]
                 context = architecture.context(mask, hidden)
         return [found[row] for row in range(len(tokens))]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dynflow.nodes.early_exit_classifier.criteria import CRITERIA
+from dynflow.nodes.early_exit_classifier.criteria import CRITERIA, LearntCriterion
 from dynflow.nodes.early_exit_classifier.criteria.criterion import probabilities
 from dynflow.nodes.early_exit_classifier.criteria.recorded import scores
 
@@ -59,12 +59,14 @@ class Figures:
         return min(good, key=lambda point: (point.layers, -point.accuracy), default=None)
 
 
-def recorded(model: EarlyExitModel, texts: Sequence[str], progress: Progress) -> NDArray[np.float32]:
-    """Logits of every exit on every text, [rows, exits, labels]."""
+def recorded(
+    model: EarlyExitModel, texts: Sequence[str], progress: Progress, *, criterion: str | None = None
+) -> NDArray[np.float32]:
+    """Logits of every exit on every text, [rows, exits, labels], as the criterion of this name reads them."""
     found = []
     for at in range(0, len(texts), _AT_ONCE):
         progress(at, len(texts), "judging")
-        found.append(model.trajectories(texts[at : at + _AT_ONCE]))
+        found.append(model.trajectories(texts[at : at + _AT_ONCE], criterion=criterion))
     progress(len(texts), len(texts), "judging")
     return np.concatenate(found)
 
@@ -75,7 +77,11 @@ def judge(
     """The figures of recorded logits [rows, exits, labels]; `alone` are those of the encoder alone, [rows, labels]."""
     truth = np.asarray(labels)
     right = logits.argmax(-1) == truth[:, None]
-    curves = {name: curve(kind, logits, truth, layers) for name, kind in CRITERIA.items()}
+    curves = {
+        name: curve(kind(0.0), logits, truth, layers)
+        for name, kind in CRITERIA.items()
+        if not issubclass(kind, LearntCriterion)
+    }
     return Figures(
         rows=len(truth),
         layers=tuple(layers),
@@ -86,21 +92,21 @@ def judge(
 
 
 def curve(
-    kind: type[Criterion], logits: NDArray[np.float32], truth: NDArray[np.intp], layers: Sequence[int]
+    criterion: Criterion, logits: NDArray[np.float32], truth: NDArray[np.intp], layers: Sequence[int]
 ) -> list[Point]:
-    """Points of this criterion, from running all layers to the least, without those that change nothing."""
+    """Points of this criterion, whatever its threshold, from running all layers to the least, without those that change
+    nothing."""
     depths = np.asarray(layers)
-    if kind.name == "static":  # the exits themselves; its threshold says which scores there are
+    if criterion.name == "static":  # the exits themselves; its threshold says which scores there are
         right = (logits.argmax(-1) == truth[:, None]).mean(0)
         return [Point(float(at), float(at), float(share)) for at, share in zip(depths, right, strict=True)][::-1]
-    criterion = kind(0.0)
     table = scores(criterion, logits, layers)
     right = _answers(criterion, logits) == truth[:, None]
     rows = np.arange(len(truth))
     sign = -1.0 if criterion.falling else 1.0
     points: list[Point] = []
     for level in np.unique(np.quantile(table[:, :-1], np.linspace(0, 1, _THRESHOLDS)))[::-1]:
-        if not 0 <= sign * level <= kind.most:  # what no threshold asks for, as a score where exits disagree
+        if not 0 <= sign * level <= criterion.most:  # what no threshold asks for, as a score where exits disagree
             continue
         leaves = table >= level
         leaves[:, -1] = True

@@ -105,7 +105,7 @@ def test_probabilities_add_up_however_large_the_logits(logits):
         assert math.isfinite(score)
 
 
-@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("name", THRESHOLDS)
 def test_a_record_says_what_a_run_does(name):
     model, texts = tiny.model(), tiny.texts(60)
     trajectories = model.trajectories(texts)

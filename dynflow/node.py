@@ -269,6 +269,8 @@ class Call:
     """What an inner flow needs to share this request's deadline, budget and trace."""
     interruptible: bool = False
     """Whether the run can be called off, so that long synchronous work should come in chunks."""
+    id: str | None = None
+    """What the request's record is known by; None where none is kept, as in a replay."""
 
     def check(self) -> None:
         """Raise where the run was called off."""

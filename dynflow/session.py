@@ -251,6 +251,7 @@ class Session:
             call_options={} if signal else self.request.call_options,
             nest=nest,
             interruptible=visit.interruptible,
+            id=self.trace.id,
         )
 
     def complete(self, visit: Visit, done: Completed) -> None:

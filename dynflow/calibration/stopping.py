@@ -14,7 +14,7 @@ import numpy as np
 
 from dynflow.calibration import curves
 from dynflow.calibration.bounds import Array, clopper_pearson_upper
-from dynflow.calibration.columns import Floats
+from dynflow.calibration.columns import Flags, Floats
 from dynflow.calibration.contamination import FEWEST_ROWS
 from dynflow.calibration.drift import spread
 from dynflow.calibration.promises import Kind, Promise, Tested, last_kept, sides, variables
@@ -199,11 +199,8 @@ class Tried:
         return chosen
 
     def _within_budget(self) -> int:
-        """The setting nearest to the budget, of those shown to be neither too dear nor too cheap.
-
-        A stricter setting costs no request less, so that two sequences, from the cheapest setting up and from the
-        dearest down, each with half of the doubt, show this for all between their ends.
-        """
+        """The setting nearest to the budget, of those shown to be neither too dear nor too cheap, each with half of the
+        doubt."""
         promise, cost = self.promise, self.sample.usd.mean(1)
         if not cost.min() <= promise.target <= cost.max():
             raise CalibrationError(
@@ -213,12 +210,10 @@ class Tried:
             )
         half = (1 + promise.confidence) / 2
         above, below = self.tested[0], self.tested[1]
-        dearest = len(cost) - 1 - last_kept(above.kept(half)[::-1])
-        cheapest = last_kept(below.kept(half))
+        chosen = nearest_within(cost, promise.target, above.kept(half), below.kept(half))
+        if chosen >= 0:
+            return chosen
         nearest = int(np.argmin(np.abs(cost - promise.target)))
-        if dearest <= cheapest:
-            between = np.arange(dearest, cheapest + 1)
-            return int(between[np.argmin(np.abs(cost[between] - promise.target))])
         needed = [tested.rows_needed(nearest, half) for tested in self.tested]
         told = f"at the setting nearest to it, {promise.of} takes {cost[nearest]:.4g} {promise.unit}"
         most = None if None in needed else max(count for count in needed if count is not None)
@@ -256,6 +251,18 @@ class Tried:
             return ("the promise leaves next to nothing to stop early",)
         more = max(min(rows) - len(self.runs.whole), len(self.runs.whole) // 10)
         return (f"the promise leaves next to nothing to stop early; about {more:,} rows more may change that",)
+
+
+def nearest_within(cost: Array, target: float, cheap_enough: Flags, dear_enough: Flags) -> int:
+    """The setting whose mean cost [t] is nearest to the target, of those shown to be cheap and dear enough [t]; or -1.
+
+    Settings are in order, the strictest and dearest first. Cheap enough is tested from the last one, dear enough from
+    the first one, each up to the first failure: fixed sequences both, and what both reach keeps both.
+    """
+    first, last = len(cost) - 1 - last_kept(cheap_enough[::-1]), last_kept(dear_enough)
+    if first > last:
+        return -1
+    return first + int(np.argmin(np.abs(cost[first : last + 1] - target)))
 
 
 def _refusal(told: str, needed: int | None, tested: Tested, promise: Promise) -> CalibrationError:

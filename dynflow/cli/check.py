@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     "--traces",
     metavar="FILE",
     shell_complete=complete_file,
-    help="Records of requests (`--trace`): warn where their scores are not like those calibrated on.",
+    help="Records of requests (`--trace`): warn where their scores, or audits, are not as calibrated.",
 )
 def command(files: tuple[str, ...], form: str, traces: str | None) -> None:
     """Find every fault of graph files, without loading a model.
@@ -90,13 +90,16 @@ def _check(file: str, traces: str | None) -> tuple[list[Problem], CheckedGraph |
 
     flow = load(path)
     if traces is not None and flow.calibration is not None:
+        from dynflow.calibration.audits import audited
         from dynflow.calibration.drift import drift
         from dynflow.trace_file import read_trace
 
         records = [record for _, record in read_trace(traces) if not isinstance(record, str)]
-        for found in drift(flow.calibration, records):
-            if found.drifted:
-                flow.checked.source.report("drift", str(found), ("params",), key=True, severity="warning")
+        told = [str(found) for found in drift(flow.calibration, records) if found.drifted]
+        if (audit := audited(flow.calibration, records)) is not None and audit.broken:
+            told.append(str(audit))
+        for text in told:
+            flow.checked.source.report("drift", text, ("params",), key=True, severity="warning")
     return flow.warnings, graph, flow.calibration  # what is wrong with the calibration is among the warnings
 
 

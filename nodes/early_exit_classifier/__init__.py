@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections import defaultdict
@@ -16,7 +17,7 @@ from dynflow.answers import Classification
 from dynflow.errors import ArtefactError, DynflowError, InputError, NodeFailed
 from dynflow.language.references import Reference
 from dynflow.language.spec import ParamSpec, Role
-from dynflow.language.types import PortType, enum, integer, number, record, string
+from dynflow.language.types import PortType, boolean, enum, integer, number, record, string
 from dynflow.ledger import Usage
 from dynflow.node import (
     AnswerType,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 _LOOK = 0.05
 """Seconds between looks at whether anybody still waits, while the model is busy with other requests."""
+_DISAGREES = boolean("of an audited text: whether the whole model says another label; null of others")
 
 
 class Exit(TypedDict):
@@ -85,6 +87,9 @@ class EarlyExitClassifier(Node):
             description="`criterion` and `threshold`: when a text is sure enough to leave; default: after all layers",
         )
         text: str | None = Field(default=None, description="what to classify; default: the last user turn")
+        audit: float = Field(
+            default=0.0, ge=0, le=1, description="share of the requests, drawn by their ids, that run whole beside it"
+        )
 
     ports: ClassVar[Mapping[str, PortType]] = {
         "label": string("the likeliest label"),
@@ -101,11 +106,13 @@ class EarlyExitClassifier(Node):
         except DynflowError:  # `check` tells of it
             return cls.ports
         labels = described.facts.labels
+        audited = {"disagrees": _DISAGREES} if options.audit else {}
         each = {label: number(f"probability of {label!r}, 0…1") for label in labels}
         return {
             **cls.ports,
             "label": enum(labels, "the likeliest label"),
             "probabilities": record(each, "probability of each label, 0…1"),
+            **audited,
         }
 
     @classmethod
@@ -212,7 +219,8 @@ class EarlyExitClassifier(Node):
         model, criterion = self._loaded, self._criterion(call)
         tokens = model.reader.read(_text(call))
         [found] = self._classified(model, [tokens], criterion, call.check)
-        return self._output(found, tokens, model)
+        whole = self._classified(model, [tokens], None, call.check)[0] if self._audits(call) else None
+        return self._output(found, tokens, model, whole)
 
     def run_batch(self, calls: Sequence[Call]) -> list[Output | Exception]:
         model = self._loaded
@@ -235,11 +243,22 @@ class EarlyExitClassifier(Node):
             if all(call.called_off() for call in calls):
                 raise Cancelled
 
+        whole: dict[int, Classified] = {}
+        if audited := [place for place in read if self._audits(calls[place])]:
+            found = self._classified(model, [read[place] for place in audited], None, check)
+            whole = dict(zip(audited, found, strict=True))
         for key, places in alike.items():
             found = self._classified(model, [read[place] for place in places], criteria[key], check)
             for place, each in zip(places, found, strict=True):
-                results[place] = self._output(each, read[place], model)
+                results[place] = self._output(each, read[place], model, whole.get(place))
         return results
+
+    def _audits(self, call: Call) -> bool:
+        """Whether a request runs whole too: its id decides, so that a record tells it again."""
+        if not call.options.audit or call.options.exit is None or call.id is None:
+            return False
+        lot = hashlib.sha256(f"audit {self.id} {call.id}".encode()).digest()
+        return bool(int.from_bytes(lot[:8], "big") < call.options.audit * 2**64)
 
     def _criterion(self, call: Call) -> Criterion | None:
         """Raises `NodeFailed` where what references gave makes no criterion."""
@@ -279,8 +298,10 @@ class EarlyExitClassifier(Node):
         finally:
             self._turn.release()
 
-    def _output(self, found: Classified, tokens: Tokens, model: EarlyExitModel) -> Output:
+    def _output(self, found: Classified, tokens: Tokens, model: EarlyExitModel, whole: Classified | None) -> Output:
+        """`whole` is what an audit found."""
         probabilities = dict(zip(model.labels, found.probabilities, strict=True))
+        audited = {"disagrees": whole and whole.label != found.label} if self.options.audit else {}
         return Output(
             {
                 "label": found.label,
@@ -288,6 +309,7 @@ class EarlyExitClassifier(Node):
                 "confidence": found.confidence,
                 "layer": found.layer,
                 "layers": found.layers,
+                **audited,
             },
             Classification(label=found.label, confidence=found.confidence, probabilities=probabilities),
             Usage(self.options.model, input_tokens=len(tokens)),

@@ -73,3 +73,15 @@ def test_sentiment_leaves_the_encoder_early_where_a_review_is_plain() -> None:
     assert early.value.label == whole.value.label == "positive"
     layers = [result.trace.visits[0].values["layer"] for result in (early, whole)]
     assert layers[0] < layers[1] == 6
+
+
+def test_triage_asks_the_chat_model_about_what_the_encoder_doubts() -> None:
+    pytest.importorskip("transformers")
+    flow = dynflow.load(graphs.path("triage"))
+    settled = flow.run("a gorgeous , witty , seductive movie")
+    assert settled.trace.path == ["start", "sentiment", "end"]
+    doubted = flow.run("a gorgeous , witty , seductive movie", {"configurable": {"ask_below": 1.0}})
+    assert doubted.trace.path == ["start", "sentiment", "question", "ask", "end"]
+    assert doubted.trace.answer == "ask"
+    assert doubted.value.label in ("negative", "positive")
+    assert not doubted.trace.degraded

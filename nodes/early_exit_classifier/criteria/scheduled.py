@@ -15,7 +15,7 @@ class Scheduled(LearntCriterion):
     """Leave where a learnt score of the exit is at least what the schedule of this budget asks there (EENet, arXiv
     2301.07099, sections 3.2 and 3.3).
 
-    What an exit is worth is a logistic regression of its being right, on `features`. The schedule holds, for each of some
+    What an exit is worth is a logistic regression of its being right, on `features`. The schedule holds, for some
     budgets, the least log-odds to leave with at each exit; between two of them it is interpolated. As these only rise
     with the budget, they are read backwards: `score` is the highest budget under which the row would leave.
     """

@@ -6,12 +6,12 @@
 
 `--model` names any artefact that `dynflow train early-exit` has made from `--train`, over BERT-base, RoBERTa-base or
 ALBERT-base just so (`dynflow train early-exit --model google-bert/bert-base-uncased …`); its recipe says which rows
-were held out. Accuracy and layers are of all of them. *Full* is the better of the last exit and the same encoder trained
-alone. Wall-clock is of `--rows` of them, drawn at random, at batch 1 and 32, against the stock transformers model with
-the same weights and the same last head, in one process, in float32, the contenders in turn; reading the texts is in
-nobody's time. `--dev` opens a development set beside it, and `--shift` the source distribution of vaderSentiment, with
-the thresholds as they were chosen on the rows held out. `early_exit_depths.py` compares with trained static depths,
-`early_exit_promises.py` judges promises, `early_exit_attacks.py` slows it down.
+were held out. Accuracy and layers are of all of them. *Full* is the better of the last exit and the same encoder
+trained alone. Wall-clock is of `--rows` of them, drawn at random, at batch 1 and 32, against the stock transformers
+model with the same weights and the same last head, in one process, in float32, the contenders in turn; reading the
+texts is in nobody's time. `--dev` opens a development set beside it, and `--shift` the source distribution of
+vaderSentiment, with the thresholds as they were chosen on the rows held out. `early_exit_depths.py` compares with
+trained static depths, `early_exit_promises.py` judges promises, `early_exit_attacks.py` slows it down.
 """
 
 from __future__ import annotations

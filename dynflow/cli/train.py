@@ -44,6 +44,9 @@ def command() -> None:
     show_default=True,
     help="How to tell: docs/cli.md says what each reads and needs.",
 )
+@click.option(
+    "--encoder", metavar="MODEL", help="Of --kind encoder: that of this early-exit model, embedded/<name> or a folder."
+)
 @click.option("--weak", default="weak", show_default=True, help="The cheap route, as `outcomes` names it.")
 @click.option("--strong", default="strong", show_default=True, help="The expensive route.")
 @click.option("--between", multiple=True, metavar="NAME", help="A further route whose quality is to be predicted.")
@@ -54,6 +57,7 @@ def difficulty(
     data: tuple[Path, ...],
     out: Path,
     kind: str,
+    encoder: str | None,
     weak: str,
     strong: str,
     between: tuple[str, ...],
@@ -70,6 +74,7 @@ def difficulty(
     Examples:
       dynflow train difficulty --data outcomes.jsonl --out my_difficulty
       dynflow train difficulty --data logs/ --out my_difficulty --kind surface --weak small --strong large
+      dynflow train difficulty --data logs/ --out my_difficulty --kind encoder --encoder embedded/sst2-minilm
     """
     from dynflow.errors import MissingDependency
 
@@ -89,6 +94,7 @@ def difficulty(
             leave_out=leave_out,
             conversation=conversation,
             both_forms=both_forms,
+            encoder=encoder,
             progress=progress,
         )
     _tell(report)

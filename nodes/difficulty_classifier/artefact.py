@@ -18,6 +18,7 @@ from dynflow.learning.heads import TENSORS, HeadType, damaged, outdated, read_te
 from dynflow.models.apart import apart
 from dynflow.nodes.difficulty_classifier.estimators import KINDS, SHIPPED, STRONG, WEAK, Estimator
 from dynflow.nodes.difficulty_classifier.features import normalise
+from dynflow.nodes.difficulty_classifier.over_encoder import over, seen_from
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +76,7 @@ class Described:
     """What `head.json` says of an artefact: `routes` are the names of a quality's columns, `digest` is the SHA-256 of
     its numbers."""
 
-    kind: str
+    kind: type[Estimator]
     settings: tuple[float, ...]
     routes: tuple[str, ...]
     digest: str
@@ -140,7 +141,7 @@ class Predictor:
             with self._lock:
                 if self._loaded is None:
                     head = _read_head(self.folder, self.digest)
-                    self._loaded = KINDS[self.kind](self._settings, head.fitted), head
+                    self._loaded = self.kind(self._settings, head.fitted), head
         return self._loaded
 
 
@@ -150,11 +151,28 @@ def load(name_or_path: str) -> Predictor:
     Raises ArtefactError for what is neither, or is damaged.
     """
     folder, facts = HEADS.find(name_or_path)
-    kind, settings, routes = facts["kind"], tuple(facts["settings"]), tuple(facts["routes"])
-    made = facts["format"] == FORMAT and kind in KINDS and facts["features"] == feature_digest(KINDS[kind])
-    if not made or len(routes) < 2:
+    kind, settings, routes = _kind(folder, facts), tuple(facts["settings"]), tuple(facts["routes"])
+    if facts["format"] != FORMAT or kind is None or len(routes) < 2:
         raise outdated(folder)
+    if facts["features"] != feature_digest(kind):
+        if kind.encoder is None:
+            raise outdated(folder)
+        raise ArtefactError(
+            f"{folder} was trained over another encoder than that of {kind.encoder} is now: restore that, or train "
+            "again"
+        )
     return Predictor(folder, Described(kind, settings, routes, facts["sha256"]))
+
+
+def _kind(folder: Path, facts: dict[str, Any]) -> type[Estimator] | None:
+    """The kind of an artefact; None where this version has none such."""
+    encoder = facts.get("encoder")
+    if not isinstance(encoder, str):
+        return KINDS.get(facts["kind"])
+    try:
+        return over(encoder, folder)
+    except ArtefactError as error:
+        raise ArtefactError(f"{folder} reads with the encoder of an early-exit model: {error}") from error
 
 
 def save(
@@ -168,6 +186,7 @@ def save(
         "features": feature_digest(type(estimator)),
         "settings": estimator.settings,
         "routes": list(routes),
+        **({"encoder": seen_from(folder, estimator.encoder)} if estimator.encoder is not None else {}),
     }
     write_head(folder, head.tensors(), {**own, **facts}, card)
 

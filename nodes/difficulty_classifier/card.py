@@ -82,6 +82,7 @@ def render_card(
     the rows, `reliability` mean P(good) and mean quality [fifths][routes]."""
     counts = Counter(row.source for row in rows)
     command = ["dynflow train difficulty", "--kind", estimator.kind]
+    command += [] if estimator.encoder is None else [f"--encoder {estimator.encoder}"]
     command += [f"--leave-out {topic}" for topic in left_out] + ["--both-forms"] * both_forms
     return _CARD.format(
         kind=estimator.kind,

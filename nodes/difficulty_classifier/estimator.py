@@ -28,6 +28,8 @@ class Estimator(ABC):
     """What cross-validation chooses the settings from, the default first."""
     made_of: ClassVar[str]
     """What it reads and how it learns, for the model card."""
+    encoder: ClassVar[str | None] = None
+    """The early-exit model whose encoder it reads with, as it was given; None: it has its own."""
 
     def __init__(self, settings: tuple[float, ...] = (), tensors: Tensors | None = None) -> None:
         self.settings = settings or self.grid[0]

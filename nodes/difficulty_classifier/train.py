@@ -19,6 +19,7 @@ from dynflow.learning.kept import code_digest, kept_rows
 from dynflow.nodes.difficulty_classifier import artefact, features, measures
 from dynflow.nodes.difficulty_classifier.card import render_card
 from dynflow.nodes.difficulty_classifier.estimators import KINDS, STRONG, WEAK, Estimator
+from dynflow.nodes.difficulty_classifier.over_encoder import OverEncoder, over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,6 +87,7 @@ def train(
     leave_out: Sequence[str] = (),
     conversation: bool = False,
     both_forms: bool = False,
+    encoder: str | None = None,
     progress: Progress = lambda done, total, what: None,
 ) -> Report:
     """Learn from outcome files how much `strong` adds to `weak`, and write an artefact into the folder `out`.
@@ -93,11 +95,18 @@ def train(
     `kind` is one of `KINDS`. The quality of the routes `between` is learnt too. Topics in `leave_out`, the first two
     parts of an id, are not learnt from. Of messages the last user turn is read, or all with `conversation`. With
     `both_forms` each row is learnt from with and without its lettered choices, and the score's reference is the rows
-    without, as chats would ask them. The same input gives the same bytes. A run that was killed goes on from the
-    features it had computed. Raises InputError, with the numbers of all bad lines, and writes nothing then.
+    without, as chats would ask them. `encoder` names an early-exit model, `embedded/<name>` or its folder, for the kind
+    `encoder` to read with that model's encoder as it is. The same input gives the same bytes. A run that was killed
+    goes on from the features it had computed. Raises InputError, with the numbers of all bad lines, and writes nothing
+    then.
     """
     if kind not in KINDS:
         raise InputError(f"unknown kind of estimator {kind!r}: use {' or '.join(KINDS)}")
+    if encoder is not None and kind != OverEncoder.kind:
+        raise InputError(
+            f"an encoder is given, and the kind {kind!r} reads with its own: use the kind {OverEncoder.kind!r}"
+        )
+    estimator = KINDS[kind] if encoder is None else over(encoder)
     routes = (weak, strong, *between)
     if len(set(routes)) < len(routes):
         raise InputError(f"a route is named twice in {', '.join(routes)}")
@@ -113,12 +122,12 @@ def train(
         raise InputError(f"{weak!r} and {strong!r} are equally good on every row: there is nothing to learn")
 
     forms = [texts, [features.reading(text) for text in texts]] if both_forms else [texts]
-    measured = _features(KINDS[kind](), [text for form in forms for text in form], out / ".features", progress)
+    measured = _features(estimator(), [text for form in forms for text in form], out / ".features", progress)
     learnt = np.tile(quality, (len(forms), 1))
     folds = folds_of(near_duplicates([features.reading(text) for text in texts]), measures.FOLDS)
-    settings = _chosen(KINDS[kind], measured, learnt, np.tile(folds, len(forms)), progress)
+    settings = _chosen(estimator, measured, learnt, np.tile(folds, len(forms)), progress)
 
-    make = functools.partial(KINDS[kind], settings)
+    make = functools.partial(estimator, settings)
     predicted = cross_fit(make, measured, learnt, np.tile(folds, len(forms)))
     by_form = np.split(predicted, len(forms))
     held_out = by_form[0]

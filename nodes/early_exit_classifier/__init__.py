@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from dynflow.calibration.trajectories import Runs
     from dynflow.models.settings import ModelSettings
     from dynflow.nodes.early_exit_classifier.artefact import Described
+    from dynflow.nodes.early_exit_classifier.encoding import SharedEncoder
     from dynflow.nodes.early_exit_classifier.model import Classified, EarlyExitModel
     from dynflow.nodes.early_exit_classifier.reading import Tokens
     from dynflow.request import Request
@@ -139,6 +140,14 @@ class EarlyExitClassifier(Node):
     @classmethod
     def answer_type(cls, options: Any, scope: BuildScope) -> AnswerType:
         return Classification
+
+    @classmethod
+    def shared_encoder(cls, name_or_path: str, folder: Path | None = None) -> SharedEncoder:
+        """The encoder of a trained model, for estimators of other nodes; cheap. Raises ArtefactError."""
+        from dynflow.nodes.early_exit_classifier.artefact import describe
+        from dynflow.nodes.early_exit_classifier.encoding import SharedEncoder
+
+        return SharedEncoder(describe(name_or_path, folder))
 
     def __init__(self, node_id: str, options: Any, resources: Any) -> None:
         super().__init__(node_id, options, resources)

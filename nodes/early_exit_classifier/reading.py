@@ -77,6 +77,12 @@ class Reader:
             notes.append(f"{unknown} of the text's {len(own)} tokens are unknown to the encoder")
         return Tokens(ids, tuple(notes))
 
+    def ids(self, text: str) -> list[int]:
+        """The token ids of any text, also of one that says nothing to the encoder; what is no character is replaced."""
+        read = text.strip()[: self.max_tokens * _CHARACTERS_A_TOKEN]
+        ids: list[int] = self._tokenizer.encode(read.encode(errors="replace").decode()).ids
+        return ids
+
     def batch(self, tokens: Sequence[Tokens]) -> tuple[Tensor, Tensor | None]:
         """Token ids (rows, columns), int64, padded on the right; their mask, None where all are as long."""
         columns = max(map(len, tokens))

@@ -35,15 +35,13 @@ def runs_of(model: EarlyExitModel, criterion: Criterion, texts: Sequence[str], p
     layers = np.broadcast_to(depths, logits.shape[:2])
     labels = np.array(model.labels, dtype=object)
     cost, cap = _milliseconds(model, criterion, texts, progress) if timed else (layers, float(depths[-1]))
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    answers = answers_by_exit(criterion, logits, model.layers)
-    shares = np.take_along_axis(powers / powers.sum(-1, keepdims=True), answers[:, :, None], -1)[:, :, 0]
+    answers, confidence = answers_by_exit(criterion, logits, model.layers)
     return Runs(
         cost,
         scores(criterion, logits, model.layers),
         labels[answers],
         labels[logits[:, -1].argmax(-1)],
-        {"confidence": shares.astype(np.float64), "layer": layers},
+        {"confidence": confidence, "layer": layers},
         cap,
     )
 

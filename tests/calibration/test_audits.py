@@ -11,6 +11,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -19,8 +20,8 @@ import dynflow
 from dynflow.calibration.audits import audited, lower_sequence, most_log_wealth
 from dynflow.calibration.saved import Calibration, path_for
 from dynflow.calibration.stopping import calibrate_stopping
+from dynflow.cli.app import cli
 from dynflow.learning.labelled import Labelled
-from tests.cli.conftest import Invoke, invoke  # noqa: F401
 from tests.effort import EFFORT
 from tests.nodes.early_exit import tiny
 from tests.nodes.early_exit.test_node import GRAPH
@@ -86,7 +87,7 @@ def records(calibration: Calibration, losses: Any, **changes: Any) -> list[dict[
     return [{**base, "nodes": [{"node": "tone", "values": {"disagrees": loss}}]} for loss in losses]
 
 
-def test_a_broken_promise_raises_an_alarm(graph: Path, tmp_path: Path, invoke: Invoke) -> None:  # noqa: F811
+def test_a_broken_promise_raises_an_alarm(graph: Path, tmp_path: Path) -> None:
     calibration = Calibration.read(path_for(graph))
     rng = np.random.default_rng(0)
     good, bad = ([bool(each) for each in rng.random(600) < rate] for rate in (0.08, 0.25))
@@ -94,7 +95,7 @@ def test_a_broken_promise_raises_an_alarm(graph: Path, tmp_path: Path, invoke: I
         file = tmp_path / "traces.jsonl"
         lines = records(calibration, [loss if place % 2 else None for place, loss in enumerate(losses)])
         file.write_text("".join(json.dumps(each) + "\n" for each in lines), encoding="utf-8")
-        found = invoke("check", str(graph), "--traces", str(file))
+        found = CliRunner().invoke(cli, ["check", str(graph), "--traces", str(file)])
         assert found.exit_code == 0
         assert ("warning[drift]: tone disagrees with its whole runs on" in found.stdout) == broken, found.stdout
     audit = audited(calibration, records(calibration, bad))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,16 @@ pytest.importorskip("transformers")
 
 import dynflow
 from dynflow.calibration.promises import Promise, last_kept, variables
-from dynflow.calibration.saved import Calibration, path_for
 from dynflow.calibration.stopping import calibrate_stopping, grid
 from dynflow.calibration.trajectories import Runs
 from dynflow.errors import CalibrationError, InputError
 from dynflow.flow import Flow
 from dynflow.learning.labelled import Labelled
+from tests.calibration.reviews import SEEN, labelled
 from tests.effort import EFFORT
 from tests.nodes.early_exit import tiny
 from tests.nodes.early_exit.test_node import GRAPH, SIGNAL
 from tests.nodes.early_exit.tiny_encoders import one_thread
-
-SEEN = "a fine film"
-"""What the tiny artefact says that it was trained on."""
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +35,7 @@ def flow(tmp_path_factory: pytest.TempPathFactory) -> Flow:
 
 @pytest.fixture(scope="module")
 def rows() -> list[Labelled]:
-    """Texts with labels that the whole model gets right two times of three."""
-    model = tiny.model()
-    texts = [text for text in dict.fromkeys(tiny.texts(700, seed=3)) if text != SEEN]
-    said = [each.label for each in model.classify(texts, None)]
-    return [
-        Labelled(text, tiny.LABELS[(tiny.LABELS.index(label) + (place % 3 == 0)) % 3], "texts", place + 1)
-        for place, (text, label) in enumerate(zip(texts, said, strict=True))
-    ]
+    return labelled()
 
 
 def test_what_is_promised_of_recorded_runs_is_what_real_runs_do(
@@ -187,12 +176,24 @@ def trajectories_at(sample: Any, drawn: Any) -> Any:
     return type(sample)(quality, quality, quality > 0, sample.reference[drawn][:, None, :], sample.cap, sample.binary)
 
 
-def test_a_calibration_is_written_and_read_back(flow: Flow, rows: list[Labelled], tmp_path: Path) -> None:
-    tiny.artefact(tmp_path)
-    graph = tmp_path / "reviews.yaml"
-    graph.write_text(GRAPH, encoding="utf-8")
+@pytest.mark.parametrize(
+    "exit", ["criterion: voting", "criterion: patience_and_confidence, patience: 2", "criterion: static"]
+)
+def test_every_criterion_s_runs_are_those_of_the_model(flow: Flow, rows: list[Labelled], exit: str) -> None:
+    text = GRAPH.replace("criterion: confidence", exit.replace(", ", "\n      ")).replace("max: 1", "max: 4")
+    other = dynflow.loads(text, base=flow.resources.folder)
+    rule = other.resources.cold_node("tone").stop_rule({"sure": 0.9})
+    assert rule is not None
+    texts = [row.text for row in rows[:60]]
     with one_thread():
-        made = calibrate_stopping(dynflow.load(graph), rows, kind="disagreement", target=0.3).calibration
-    path_for(graph).write_text(json.dumps(made.as_dict()), encoding="utf-8")
-    assert Calibration.read(path_for(graph)) == made
-    assert dynflow.load(graph).params["sure"].default == made.params["sure"] != 0.9
+        runs = rule.runs(texts, lambda done, total, what: None, False)
+        for value in (0.4, 0.8, 1.0, 1.2, 2.0):
+            if value > rule.most:
+                continue
+            found = [other.run(text, {"configurable": {"sure": value}}) for text in texts]
+            stops = runs.against(runs.whole).stops([value])[0]
+            places = np.arange(len(texts))
+            assert [each.value.label for each in found] == runs.output[places, stops].tolist()
+            assert [each.ports["layer"] for each in found] == runs.cost[places, stops].tolist()
+            shares = runs.ports["confidence"][places, stops].tolist()
+            assert [each.value.confidence for each in found] == pytest.approx(shares, abs=1e-5)

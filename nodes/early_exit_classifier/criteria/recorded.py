@@ -56,13 +56,17 @@ def answers(criterion: Criterion, logits: ArrayLike, layers: Sequence[int], left
     return np.array(found, dtype=np.intp)
 
 
-def answers_by_exit(criterion: Criterion, logits: ArrayLike, layers: Sequence[int]) -> NDArray[np.intp]:
-    """The place of the label with which each row would leave by each exit, [rows, exits]."""
+def answers_by_exit(
+    criterion: Criterion, logits: ArrayLike, layers: Sequence[int]
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """The place of the label with which each row would leave by each exit, and its probability: [rows, exits]."""
     found = np.zeros(np.asarray(logits).shape[:2], dtype=np.intp)
+    confidence = np.zeros(found.shape)
     for row, values in enumerate(np.asarray(logits, dtype=np.float64).tolist()):
         history: list[list[float]] = []
         for place, layer in enumerate(layers):
             if criterion.reads(layer) or layer == layers[-1]:
                 history.append(probabilities(values[place]))
-                found[row, place] = criterion.answer(history)[0]
-    return found
+                label, shares = criterion.answer(history)
+                found[row, place], confidence[row, place] = label, shares[label]
+    return found, confidence

@@ -22,6 +22,8 @@ from dynflow.language.spec import END, START, CommonOptions, GraphSpec
 from dynflow.models.settings import PROVIDERS, ModelSettings
 
 M = TypeVar("M", bound=BaseModel)
+_NO_REFERENCE = "dataclass_exact_type"
+"""Pydantic's fault of a value that is no `Reference`."""
 
 
 def parse(data: bytes | str, file: str = "<string>") -> tuple[Source, GraphSpec | None]:
@@ -141,11 +143,13 @@ def validated(model: type[M], raw: Any, base: tuple[str | int, ...], source: Sou
 def _of_the_text(faults: Iterable[Any], raw: Any) -> list[tuple[Any, tuple[str | int, ...]]]:
     """Pydantic's faults with their paths in the text; of a value that no branch of a union takes, one for all.
 
-    That one is not of the branch that takes a reference, where there is another: any option takes one.
+    Its `kinds` are of all branches, but of the one that takes a reference only where it is alone: any option takes one.
     """
     found: dict[tuple[str | int, ...], Any] = {}
-    for fault in sorted(faults, key=lambda fault: fault["type"] == "dataclass_exact_type"):
-        found.setdefault(_raw_path(fault, raw), fault)
+    for fault in sorted(faults, key=lambda fault: bool(fault["type"] == _NO_REFERENCE)):
+        first = found.setdefault(_raw_path(fault, raw), {**fault, "kinds": []})
+        if fault["type"] != _NO_REFERENCE or not first["kinds"]:
+            first["kinds"].append(fault["type"])
     return [(fault, path) for path, fault in found.items()]
 
 
@@ -207,7 +211,9 @@ def _report(
     elif kind == "literal_error":
         source.report("bad_value", f"{fault['input']!r} is none of {context.get('expected')}", full)
     elif kind.endswith("_type") or kind in ("int_from_float", "bool_parsing", "int_parsing", "float_parsing"):
-        source.report("wrong_type", f"{_what(path)} {_wanted(kind)}, this is {_kind(fault['input'])}", full, key=block)
+        source.report(
+            "wrong_type", f"{_what(path)} {_wanted(fault['kinds'])}, this is {_kind(fault['input'])}", full, key=block
+        )
     else:
         source.report("bad_value", f"{_what(path)}: {_message(fault)}", full, key=block)
 
@@ -224,19 +230,20 @@ def _what(path: tuple[str | int, ...]) -> str:
     return f"an entry of `{names[-1]}`" if isinstance(path[-1], int) else f"`{names[-1]}`"
 
 
-def _wanted(kind: str) -> str:
+def _wanted(kinds: Iterable[str]) -> str:
     words = {
-        "string": "takes text",
-        "int": "takes a whole number",
-        "float": "takes a number",
-        "bool": "takes true or false",
-        "dict": "takes a mapping",
-        "model": "takes a mapping",
-        "list": "takes a list",
-        "tuple": "takes a list",
-        "dataclass": "takes a reference such as ${node.port}",
+        "string": "text",
+        "int": "a whole number",
+        "float": "a number",
+        "finite": "a finite number",
+        "bool": "true or false",
+        "dict": "a mapping",
+        "model": "a mapping",
+        "list": "a list",
+        "tuple": "a list",
+        "dataclass": "a reference such as ${node.port}",
     }
-    return words.get(kind.split("_")[0], "takes another type")
+    return "takes " + " or ".join(dict.fromkeys(words.get(kind.split("_")[0], "another type") for kind in kinds))
 
 
 def _kind(value: Any) -> str:

@@ -1,12 +1,14 @@
 """docs/early_exit.md: its graphs are sound, its program runs, its tables are of the code."""
 
+import json
 import re
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
 import dynflow
-from dynflow.nodes.early_exit_classifier import EarlyExitClassifier
+from dynflow.nodes.early_exit_classifier import EarlyExitClassifier, Exit
 from dynflow.nodes.early_exit_classifier.criteria import CRITERIA
 from tests.nodes.early_exit import tiny
 
@@ -36,5 +38,14 @@ def test_the_program_runs(folder, capsys):
 def test_tables_are_of_the_code():
     _heading, *rows = re.findall(r"^\| `(\w+)` \| (.*?) \| .* \|$", PAGE, re.MULTILINE)
     assert rows == [(name, kind.summary) for name, kind in CRITERIA.items()]
+    options = re.findall(r"^\| `([\w.]+)` \|", PAGE.split("## Options")[1].split("##")[0], re.MULTILINE)
+    exits = [f"exit.{name}" for name in Exit.__annotations__]
+    assert sorted(options) == sorted([*EarlyExitClassifier.Options.model_fields, *exits])
     ports = re.findall(r"^\| `(\w+)` \|", PAGE.split("## Ports")[1].split("##")[0], re.MULTILINE)
     assert ports == list(EarlyExitClassifier.ports)
+
+
+def test_the_schema_has_each_option():
+    schema = json.loads(resources.files("dynflow").joinpath("schema/v1.json").read_text("utf-8"))["$defs"]
+    assert EarlyExitClassifier.Options.model_fields.keys() <= schema["node.early_exit_classifier"]["properties"].keys()
+    assert schema["early_exit_classifier.Exit"]["properties"].keys() == Exit.__annotations__.keys()

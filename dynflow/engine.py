@@ -271,7 +271,7 @@ class Engine:
             session.walk.states.update(states)
             recording.session = session
             visit = session.visit(node)
-            done = await Runner(self.resources, session, config, run_manager, recording).arun(visit)
+            done = await arun_gathered(Runner(self.resources, session, config, run_manager, recording), visit)
             session.complete(visit, done)
         except BaseException as error:
             recording.end(error)

@@ -13,6 +13,7 @@ import pytest
 from dynflow import Flow, loads
 from dynflow.batch_file import BatchRun
 from dynflow.errors import DeadlineExceeded
+from dynflow.gathering import gathered
 from dynflow.timing import each_in_time
 from tests.flow.recorder import Recorder
 
@@ -138,3 +139,11 @@ async def test_one_whose_time_is_up_leaves_the_others_of_its_batch_theirs() -> N
     ends = await each_in_time(batch(60.0), [Timed(0.02), Timed(0.01)])  # type: ignore[list-item]
     assert all(isinstance(end, DeadlineExceeded) for end in ends)
     assert all(visit.called_off for visit in visits)
+
+
+async def test_one_node_of_many_requests_is_gathered_too(batching: Any) -> None:
+    flow = loads(GRAPH)
+    async with gathered():
+        found = await asyncio.gather(*(flow.arun_node("measure", "x" * length) for length in range(1, 9)))
+    assert [each.output.ports["length"] for each in found if each.output] == [*range(1, 9)]
+    assert max(map(len, batching.batches_seen)) > 1

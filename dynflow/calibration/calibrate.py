@@ -122,7 +122,7 @@ def calibrate(
     return Calibrated(
         Calibration(
             graph_hash=flow.graph_hash,
-            params=dict(settings[chosen]),
+            params={**{name: flow.params[name].default for name in replay.stopping}, **settings[chosen]},
             promise={
                 "kind": kind,
                 "target": target,

@@ -37,6 +37,12 @@ _SLOWER = 8
 
 def tunable(replay: Replay) -> Mapping[str, ParamBody]:
     """The params that calibration may set: numbers marked `tune: true`. Raises `CalibrationError`."""
+    if not replay.knobs and replay.stopping:
+        told = " and ".join(f"{param!r} decides where {node!r} stops" for param, node in replay.stopping.items())
+        raise CalibrationError(
+            f"{told}, and outcomes are recorded as it was set then: `dynflow calibrate --data` sets it, from texts",
+            "no_knob",
+        )
     if not replay.knobs:
         example = "{default: 0.5, min: 0, max: 1, tune: true}"
         raise CalibrationError(f"no param is marked `tune: true`: give one as {example}", "no_knob")

@@ -94,9 +94,19 @@ class Replay:
         return {name: body.default for name, body in self.flow.params.items() if "/" not in name}
 
     @cached_property
+    def stopping(self) -> Mapping[str, str]:
+        """Params marked `tune: true` by which nodes read from the file stop early, with these nodes.
+
+        What such a node gave is recorded as it was then, so that the file does not tell what another value would do.
+        """
+        rules = {name: self.flow.resources.cold_node(name).stop_rule(self.defaults) for name in self.recorded.nodes}
+        params = self.graph.spec.params
+        return {rule.param: name for name, rule in rules.items() if rule is not None and params[rule.param].tune}
+
+    @cached_property
     def knobs(self) -> Mapping[str, ParamBody]:
         """Params marked `tune: true`, with those of sub-graphs that are walked and that no node sets by `with:`."""
-        found = {name: body for name, body in self.graph.spec.params.items() if body.tune}
+        found = {name: body for name, body in self.graph.spec.params.items() if body.tune and name not in self.stopping}
         for name, inner in self.inside.items():
             own = {knob: body for knob, body in inner.knobs.items() if knob not in self.handed[name]}
             found |= {f"{name}/{knob}": body for knob, body in own.items()}

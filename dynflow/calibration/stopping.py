@@ -88,7 +88,7 @@ def calibrate_stopping(
     return Stopping(
         Calibration(
             graph_hash=flow.graph_hash,
-            params={rule.param: values[chosen]},
+            params={**(flow.calibration.params if flow.calibration else {}), rule.param: values[chosen]},
             promise=_promise_dict(promise),
             statement=promise.statement(),
             n=len(rows),
@@ -105,7 +105,7 @@ def calibrate_stopping(
                 "limit": target if kind == "disagreement" else round(clopper_pearson_upper(1 - agreement, _AUDITED), 6),
             },
         ),
-        tried.notes(chosen),
+        (*_replaced(flow, rule), *tried.notes(chosen)),
     )
 
 
@@ -318,6 +318,14 @@ def _truth(rule: StopRule, rows: Sequence[Labelled], names: Mapping[str, str]) -
             f"{', '.join(map(repr, rule.outputs))}: say which is which, --name {unknown[0]}={rule.outputs[0]}"
         )
     return found
+
+
+def _replaced(flow: Flow, rule: StopRule) -> list[str]:
+    """What becomes of an earlier calibration of other params."""
+    others = [name for name in (flow.calibration.params if flow.calibration else ()) if name != rule.param]
+    if not others:
+        return []
+    return [f"{', '.join(others)} keep what an earlier calibration set, whose promise no longer stands in the file"]
 
 
 def _expected(tried: Tried, chosen: int, agreement: Floats) -> dict[str, Any]:

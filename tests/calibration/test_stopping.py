@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import dynflow
+from dynflow.calibration.calibrate import calibrate
+from dynflow.calibration.outcomes import read_outcomes
 from dynflow.calibration.promises import Promise, last_kept, variables
+from dynflow.calibration.saved import path_for
 from dynflow.calibration.stopping import calibrate_stopping, grid
 from dynflow.calibration.trajectories import Runs
 from dynflow.errors import CalibrationError, InputError
@@ -197,3 +201,42 @@ def test_every_criterion_s_runs_are_those_of_the_model(flow: Flow, rows: list[La
             assert [each.ports["layer"] for each in found] == runs.cost[places, stops].tolist()
             shares = runs.ports["confidence"][places, stops].tolist()
             assert [each.value.confidence for each in found] == pytest.approx(shares, abs=1e-5)
+
+
+ASK_BELOW = "  ask_below: {default: 0.5, min: 0, max: 1, tune: true}\nmodels:"
+TRIAGE = f"""{GRAPH.partition("edges:")[0].replace("models:", ASK_BELOW)}
+  ask: {{type: prompt, role: answer, template: good}}
+edges:
+  - {{from: start, to: tone}}
+  - {{from: tone, to: ask, when: tone.failed or tone.confidence < params.ask_below}}
+  - {{from: tone, to: end}}
+  - {{from: ask, to: end}}
+"""
+
+
+def test_what_comes_after_is_calibrated_on_outcomes_and_keeps_the_threshold(
+    flow: Flow, rows: list[Labelled], tmp_path: Path
+) -> None:
+    tiny.artefact(tmp_path)
+    graph, file = tmp_path / "triage.yaml", tmp_path / "outcomes.jsonl"
+    graph.write_text(TRIAGE, encoding="utf-8")
+    with one_thread():
+        first = calibrate_stopping(dynflow.load(graph), rows, kind="disagreement", target=0.3).calibration
+        path_for(graph).write_text(json.dumps(first.as_dict()), encoding="utf-8")
+        triage = dynflow.load(graph)
+        lines = []
+        for row in rows[:300]:
+            said = triage.run(row.text, {"configurable": {"ask_below": 0.0}}).ports
+            tone = {"quality": float(said["label"] == row.label), "ports": {"confidence": said["confidence"]}}
+            ask = {"quality": float(row.label == "good" or row.line % 4 > 0)}
+            lines.append(json.dumps({"id": row.line, "prompt": row.text, "outcomes": {"tone": tone, "ask": ask}}))
+        file.write_text("\n".join(lines), encoding="utf-8")
+        second = calibrate(triage, read_outcomes(file), kind="quality_of", target=0.8, of="ask").calibration
+        assert second.params["sure"] == first.params["sure"]
+        assert second.params.keys() == {"sure", "ask_below"}
+        path_for(graph).write_text(json.dumps(second.as_dict()), encoding="utf-8")
+        third = calibrate_stopping(dynflow.load(graph), rows, kind="disagreement", target=0.2)
+    assert third.calibration.params["ask_below"] == second.params["ask_below"]
+    assert third.notes[0].startswith("ask_below keep what an earlier calibration set")
+    with one_thread(), pytest.raises(CalibrationError, match=r"'sure' decides where 'tone' stops.*calibrate --data"):
+        calibrate(flow, read_outcomes(file), kind="quality", target=0.5)

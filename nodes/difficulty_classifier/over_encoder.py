@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
 
 class OverEncoder(Estimator):
-    """One pass of an encoder that may be at hand already, none of whose weights it changes. The settings are those of
-    `embedding`, which this is but for the encoder: it reads the states in the middle, and before the last layer."""
+    """Half a pass of an encoder that may be at hand already, none of whose weights it changes. The settings are those
+    of `embedding`, which this is but for the encoder.
+
+    It reads the states a quarter and half of the way up: what lies above was trained for the other task, and tells less
+    of this one.
+    """
 
     kind = EncoderEstimator.kind
     grid = EmbeddingEstimator.grid
@@ -34,7 +38,7 @@ class OverEncoder(Estimator):
     @classmethod
     def _layers(cls) -> tuple[int, ...]:
         depth = cls._shared.depth
-        return tuple(sorted({max(1, depth // 2), max(1, depth - 1)}))
+        return tuple(sorted({max(1, depth // 4), max(1, depth // 2)}))
 
     def features(self, texts: Sequence[str]) -> Array:
         return self._shared.states([ending(normalise(text)) for text in texts], self._layers())
@@ -53,9 +57,8 @@ def over(encoder: str, folder: Path | None = None) -> type[OverEncoder]:
     """
     shared = shared_encoder(encoder, folder)
     made_of = (
-        "ridge regression with a Gaussian kernel, one per route, on 64 principal components of the states in the "
-        f"middle and before the last layer of the encoder of the early-exit model `{encoder}`, on the last "
-        f"{ENDING_WORDS} words"
+        "ridge regression with a Gaussian kernel, one per route, on 64 principal components of the states a quarter "
+        f"and half of the way up the encoder of the early-exit model `{encoder}`, on the last {ENDING_WORDS} words"
     )
     return type(OverEncoder.__name__, (OverEncoder,), {"_shared": shared, "encoder": encoder, "made_of": made_of})
 

@@ -256,7 +256,8 @@ def _try_out(readout: Readout, model: EarlyExitModel) -> None:
     memory = None
     for layer in model.layers[:-1]:
         with torch.inference_mode():
-            logits, memory = readout(layer, torch.zeros(1, model.architecture.width), memory)
+            zeros = torch.zeros(1, model.architecture.width), torch.zeros(1, len(model.labels))
+            logits, memory = readout(layer, *zeros, memory)
         if logits.shape != (1, len(model.labels)):
             raise ValueError(f"it tells {logits.shape[-1]} labels apart")
 

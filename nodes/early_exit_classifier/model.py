@@ -114,10 +114,9 @@ class EarlyExitModel(torch.nn.Module):
             ids, mask = self.reader.batch([tokens[row] for row in rows])
             memory: Tensor | None = None
             for place, (layer, hidden) in enumerate(self.passes(ids, mask)):
-                if readout is None or layer == self.architecture.depth:
-                    logits = self.exit(layer, hidden, mask)
-                else:
-                    logits, memory = readout(layer, self.state(hidden, mask), memory)
+                logits = self.exit(layer, hidden, mask)
+                if readout is not None and layer < self.architecture.depth:
+                    logits, memory = readout(layer, self.state(hidden, mask), logits, memory)
                 found[rows, place] = logits.numpy()
         return found
 
@@ -198,10 +197,9 @@ class EarlyExitModel(torch.nn.Module):
             last = layer == depth
             if not last and (criterion is None or layer not in self.layers or not criterion.reads(layer)):
                 continue
-            if readout is None or last:
-                outputs = self.exit(layer, hidden, mask)
-            else:
-                outputs, memory = readout(layer, self.state(hidden, mask), memory)
+            outputs = self.exit(layer, hidden, mask)
+            if readout is not None and not last:
+                outputs, memory = readout(layer, self.state(hidden, mask), outputs, memory)
             kept: list[int] = []  # places in the batch as it is
             for place, logits in enumerate(outputs.tolist()):
                 row = staying[place]

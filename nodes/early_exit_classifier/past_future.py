@@ -29,7 +29,8 @@ class PastFuture(Readout):
     """GPFEE (NAACL 2021, 2021.naacl-main.162, section 3), small enough to cost next to nothing beside a layer.
 
     At an exit the state is shrunk to a few numbers; one linear imitator makes the shrunk states of all later exits from
-    those so far; and one linear classifier reads past and imitated future together.
+    those so far; and what one linear classifier reads from past and imitated future together is added to what the exit
+    itself says, which takes the place of the paper's whole states.
     """
 
     def __init__(self, shape: PastFutureShape) -> None:
@@ -42,6 +43,8 @@ class PastFuture(Readout):
             nn.Linear((place + 1) * size, (exits - place - 1) * size) for place in range(exits - 1)
         )
         self.decide = nn.ModuleList(nn.Linear(exits * size, shape.labels) for _ in self._places)
+        for each in self.decide.parameters():
+            nn.init.zeros_(each)  # to begin with what the exit says
 
     @classmethod
     def of(cls, learnt: Learnt) -> PastFuture:
@@ -55,14 +58,14 @@ class PastFuture(Readout):
         facts: dict[str, Any] = {**asdict(self.shape), "layers": list(self.shape.layers)}
         return Learnt(facts, {name: value.half() for name, value in self.state_dict().items()})
 
-    def forward(self, layer: int, state: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
-        logits, past, _future = self.looked(layer, state, memory)
-        return logits, past
+    def forward(self, layer: int, state: Tensor, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
+        told, past, _future = self.looked(layer, state, logits, memory)
+        return told, past
 
-    def looked(self, layer: int, state: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def looked(self, layer: int, state: Tensor, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (rows, labels); the shrunk states of the exits so far, and imitations of the others', (rows, …)."""
         place = self._places[layer]
         present = torch.tanh(self.shrink[place](state))
         past = present if memory is None else torch.cat([memory, present], dim=1)
         future = torch.tanh(self.imitate[place](past))
-        return self.decide[place](torch.cat([past, future], dim=1)), past, future
+        return logits + self.decide[place](torch.cat([past, future], dim=1)), past, future

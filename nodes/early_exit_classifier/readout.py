@@ -15,10 +15,10 @@ class Readout(nn.Module):
     """Stands in for all exits but the last one, whose answer stays that of the whole model."""
 
     @abstractmethod
-    def forward(self, layer: int, state: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, layer: int, state: Tensor, logits: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Logits (rows, labels) at the exit after `layer` layers, and what is to be remembered of the rows until the
         next exit: (rows, …).
 
-        `state` (rows, width) is pooled as the exits pool theirs; `memory` is what was remembered at the exit before, of
-        the rows that have stayed, None at the first.
+        `state` (rows, width) is pooled as the exits pool theirs, and `logits` are the exit's own; `memory` is what was
+        remembered at the exit before, of the rows that have stayed, None at the first.
         """

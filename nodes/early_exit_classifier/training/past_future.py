@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SIZE = 12
 """Numbers that a state is shrunk to; as many as there are labels, if these are more."""
-_EPOCHS = 6
+_EPOCHS = 2
 _LEAST_STEPS = 200
 """Where rows are few, there are more epochs."""
 _BATCH_ROWS = 128
@@ -35,8 +35,8 @@ def learn(lesson: Lesson) -> Learnt:
     rows, _exits, width = lesson.trained.states.shape
     labels = lesson.trained.logits.shape[-1]
     truth = functional.one_hot(torch.from_numpy(lesson.trained.truth.astype(np.int64)), labels)
-    said = functional.softmax(torch.from_numpy(lesson.trained.logits[:, -1]), dim=1)
-    target = (1 - _DISTIL) * truth + _DISTIL * said
+    said = torch.from_numpy(lesson.trained.logits)
+    target = (1 - _DISTIL) * truth + _DISTIL * functional.softmax(said[:, -1], dim=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(lesson.seed)
         size = max(_SIZE, labels)
@@ -49,7 +49,7 @@ def learn(lesson: Lesson) -> Learnt:
         for _epoch in range(epochs):
             for batch in torch.split(torch.randperm(rows), _BATCH_ROWS):
                 states = torch.from_numpy(lesson.trained.states[batch.numpy()]).float()
-                loss = _loss(readout, last, states, target[batch])
+                loss = _loss(readout, last, states, said[batch], target[batch])
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
@@ -57,14 +57,14 @@ def learn(lesson: Lesson) -> Learnt:
     return readout.learnt()
 
 
-def _loss(readout: PastFuture, last: nn.Sequential, states: Tensor, target: Tensor) -> Tensor:
+def _loss(readout: PastFuture, last: nn.Sequential, states: Tensor, said: Tensor, target: Tensor) -> Tensor:
     """`last` shrinks the state after the last layer, which is to be imitated, and learns by classifying too."""
     memory: Tensor | None = None
     futures: list[Tensor] = []
     shrunk = last[:2](states[:, -1])
     loss = functional.cross_entropy(last[2](shrunk), target)
     for place, layer in enumerate(readout.shape.layers[:-1]):
-        logits, memory, future = readout.looked(layer, states[:, place], memory)
+        logits, memory, future = readout.looked(layer, states[:, place], said[:, place], memory)
         loss = loss + functional.cross_entropy(logits, target)
         futures.append(future)
     real = torch.cat([shrunk] if memory is None else [memory, shrunk], dim=1).detach()

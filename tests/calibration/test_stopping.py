@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from dynflow.calibration.calibrate import calibrate
 from dynflow.calibration.outcomes import read_outcomes
 from dynflow.calibration.promises import Promise, last_kept, variables
 from dynflow.calibration.saved import path_for
-from dynflow.calibration.stopping import calibrate_stopping, grid
+from dynflow.calibration.stopping import Tried, calibrate_stopping, grid
 from dynflow.calibration.trajectories import Runs
 from dynflow.errors import CalibrationError, InputError
 from dynflow.flow import Flow
+from dynflow.language.spec import ParamBody
 from dynflow.learning.labelled import Labelled
+from dynflow.node import StopRule
 from tests.calibration.reviews import SEEN, labelled
 from tests.effort import EFFORT
 from tests.nodes.early_exit import tiny
@@ -140,6 +143,11 @@ def test_values_tried_depend_on_no_row_and_begin_strict(flow: Flow) -> None:
     assert (values[0], values[-1]) == (1.0, 0.0)
     assert sorted(values, reverse=True) == values
     assert values[1] > 0.9999
+    whole = ParamBody(default=2, min=0, max=6, tune=True)
+    assert grid(whole, rule) == [1, 0]  # more than 1 makes no sense of a confidence
+    assert grid(whole, replace(rule, most=math.inf, falling=True)) == list(range(7))
+    with pytest.raises(CalibrationError, match="mend its `min` and `max`"):
+        grid(ParamBody(default=2.0, min=1.5, max=6, tune=True), rule)
 
 
 def pool(n: int, seed: int) -> Runs:
@@ -151,6 +159,11 @@ def pool(n: int, seed: int) -> Runs:
     output = np.where(wrong, "bad", "good").astype(object)
     cost = np.broadcast_to(np.arange(1.0, 7.0), (n, 6))
     return Runs(cost, score, output, output[:, -1], {}, 6.0)
+
+
+RULE = StopRule(
+    "sure", False, 0.0, 1.0, "layers", ("bad", "good"), lambda texts, progress, timed: pool(0, 0), lambda _: None
+)
 
 
 @pytest.mark.parametrize("kind", ["gap", "disagreement"])
@@ -172,6 +185,25 @@ def test_a_promise_is_broken_no_more_often_than_stated(kind: Any) -> None:
     assert (broken[plain] & (plain >= 0)).mean() > 0.25  # without a bound about every second one is
     best = sample.usd.mean(1)[~broken].min()
     assert 6 - sample.usd.mean(1)[chosen].mean() > 0.6 * (6 - best)
+
+
+def test_a_budget_is_missed_no_more_often_than_stated() -> None:
+    runs, draws, target = pool(4_000, 0), 30 * EFFORT, 3.0
+    thresholds = np.linspace(1.01, 0, 60)
+    promise = Promise("budget", target, "tone", 0.9, within=0.1, unit="layers")
+    means = runs.against(runs.whole).under(thresholds, runs.cap).usd.mean(1)
+    rng = np.random.default_rng(2)
+    missed = refused = 0
+    for _ in range(draws):
+        rows = rng.integers(0, 4_000, 300)
+        drawn = Runs(runs.cost[rows], runs.score[rows], runs.output[rows], runs.whole[rows], {}, runs.cap)
+        tried = Tried(promise, RULE, drawn, thresholds.tolist(), None)
+        try:
+            missed += abs(means[tried.chosen()] / target - 1) > 0.1
+        except CalibrationError:
+            refused += 1
+    assert missed / draws <= 0.1 + 2 * math.sqrt(0.09 / draws)
+    assert refused / draws < 0.5
 
 
 def trajectories_at(sample: Any, drawn: Any) -> Any:

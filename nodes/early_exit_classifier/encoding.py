@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from dynflow.models.apart import apart
 from dynflow.nodes.early_exit_classifier.artefact import DELTAS, Described, load
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from dynflow.nodes.early_exit_classifier.model import EarlyExitModel
@@ -50,6 +49,8 @@ class SharedEncoder:
         """
         if threading.current_thread().daemon:
             return apart(lambda: self.states(texts, layers))
+        import numpy as np
+
         return np.array([self._read(text, layers) for text in texts], dtype=np.float32).reshape(len(texts), -1)
 
     def _read(self, text: str, layers: Sequence[int]) -> NDArray[np.float32]:
@@ -64,4 +65,5 @@ class SharedEncoder:
                 hidden = architecture.layer(layer - 1, hidden, context)
                 if layer in layers:
                     means.append(torch.nn.functional.normalize(hidden.mean(1)))
-            return np.asarray(torch.cat(means, dim=1)[0])
+            found: NDArray[np.float32] = torch.cat(means, dim=1)[0].numpy()
+        return found

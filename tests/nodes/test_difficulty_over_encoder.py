@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,15 @@ def test_what_it_depends_on_follows_the_encoder(made: Path, copied: Path) -> Non
         load(str(copied / "difficulty"))
     train([made / "rows.jsonl"], "encoder", copied / "again", encoder=str(copied / "artefact"))
     assert load(str(copied / "again")).digest != load(str(made / "difficulty")).digest
+
+
+def test_naming_one_loads_nothing(made: Path) -> None:
+    program = (
+        "import sys\nfrom dynflow.nodes.difficulty_classifier import artefact\n"
+        f"artefact.load({str(made / 'difficulty')!r}).digest\n"
+        "assert not {'torch', 'numpy', 'transformers', 'onnxruntime'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_an_encoder_that_is_gone_is_told_before_anything_loads(copied: Path) -> None:

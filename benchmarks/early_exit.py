@@ -40,6 +40,7 @@ from dynflow.nodes.early_exit_classifier.base import load_base
 from dynflow.nodes.early_exit_classifier.criteria import Criterion, criterion_of
 from dynflow.nodes.early_exit_classifier.criteria.recorded import answers, exits
 from dynflow.nodes.early_exit_classifier.model import EarlyExitModel
+from dynflow.nodes.early_exit_classifier.teach import unseen
 from dynflow.nodes.early_exit_classifier.train import Data, read_data
 from dynflow.nodes.early_exit_classifier.training.card import draw
 from dynflow.nodes.early_exit_classifier.training.figures import Figures, curve, judge, recorded
@@ -65,7 +66,8 @@ def main(command: Sequence[str] | None = None) -> None:
     recipe = Recipe(**{name: training["recipe"][name] for name in ("held_out", "seed")})
     with progress_bars() as progress:
         data = read_data([given.train], recipe)
-        texts, truth = data.texts(data.split.held_out), data.classes(data.split.held_out)
+        held_out = unseen(data, described)
+        texts, truth = data.texts(held_out), data.classes(held_out)
         if leaked := artefact.training_hashes(described) & {artefact.row_hash(text) for text in texts}:
             raise InputError(f"{len(leaked)} of the rows held out are among those that {given.model} was trained on")
         bag = embeddings_alone(described, model, data)
@@ -153,7 +155,7 @@ def embeddings_alone(described: artefact.Described, model: EarlyExitModel, data:
     def bags(rows: Sequence[int]) -> Any:
         return np.stack([embeddings[model.reader.read(text).ids].mean(0) for text in data.texts(rows)])
 
-    train, held_out = data.split.train, data.split.held_out
+    train, held_out = data.split.train, unseen(data, described)
     fitted = LogisticRegression(C=100.0, max_iter=1000).fit(bags(train), data.classes(train))
     return float(fitted.score(bags(held_out), data.classes(held_out)))
 

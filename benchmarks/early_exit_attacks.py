@@ -37,7 +37,7 @@ from dynflow.nodes.early_exit_classifier import artefact
 from dynflow.nodes.early_exit_classifier.criteria import CRITERIA, Criterion, LearntCriterion, criterion_of, recorded
 from dynflow.nodes.early_exit_classifier.model import EarlyExitModel
 from dynflow.nodes.early_exit_classifier.reading import Tokens
-from dynflow.nodes.early_exit_classifier.teach import data_of
+from dynflow.nodes.early_exit_classifier.teach import data_of, unseen
 from dynflow.nodes.early_exit_classifier.training.figures import curve
 from dynflow.nodes.early_exit_classifier.training.figures import recorded as whole_runs
 
@@ -102,8 +102,7 @@ def arguments(command: Sequence[str] | None) -> argparse.Namespace:
 def held_out(described: artefact.Described, train: Path) -> tuple[list[str], list[int]]:
     """Rows that the model was not trained on, and the places of their labels, in an order drawn at random."""
     data = data_of(described, [train])
-    hashes = artefact.training_hashes(described)
-    rows = [row for row in data.split.held_out if artefact.row_hash(data.rows[row].text) not in hashes]
+    rows = list(unseen(data, described))
     random.Random(0).shuffle(rows)
     return data.texts(rows), data.classes(rows)
 

@@ -108,6 +108,11 @@ def parted(data: Data, described: Described) -> Parted:
     return Parted([held_out[place] for place in split.held_out], [held_out[place] for place in split.train])
 
 
+def unseen(data: Data, described: Described) -> list[int]:
+    """Indices of the rows held out that nothing in the artefact has learnt from."""
+    return parted(data, described).judged if described.facts.criteria else data.split.held_out
+
+
 def _recipe(described: Described) -> Recipe:
     told = described.facts.training.get("recipe", {})
     return Recipe(**{name: told[name] for name in ("held_out", "seed") if name in told})

@@ -30,7 +30,7 @@ from dynflow.nodes.early_exit_classifier.criteria import (
 )
 from dynflow.nodes.early_exit_classifier.model import EarlyExitModel
 from dynflow.nodes.early_exit_classifier.readout import Readout
-from dynflow.nodes.early_exit_classifier.teach import data_of, parted, teach
+from dynflow.nodes.early_exit_classifier.teach import data_of, parted, teach, unseen
 from dynflow.nodes.early_exit_classifier.training import past_future, schedule
 from tests.nodes.early_exit.tiny_encoders import COMMON, GOOD, QUICK, encoder, one_thread, reviews
 
@@ -93,7 +93,8 @@ def test_teaching_leaves_the_rest_as_it_is_and_says_what_it_did(untaught: Path, 
     data = data_of(after, [untaught.parent / "reviews.tsv"])
     rows = parted(data, after)
     assert rows.fresh
-    assert rows.judged
+    assert rows.judged == unseen(data, after)
+    assert unseen(data, before) == data.split.held_out
     assert sorted(rows.fresh + rows.judged) == data.split.held_out
     hashes = artefact.training_hashes(after)
     assert hashes == artefact.training_hashes(before) | {artefact.row_hash(text) for text in data.texts(rows.fresh)}

@@ -1,7 +1,7 @@
 """Early exit under slow-down attacks: how deep texts go that are made to defeat it, and what the worst of them cost.
 
     python benchmarks/early_exit_attacks.py [--train ../shared/data/sst2/train.tsv] [--model embedded/sst2-minilm]
-                                            [--criterion entropy] [--rows 100] [--rounds 7] [--threads 1]
+                                            [--criterion entropy] [--rows 100] [--rounds 5] [--threads 1]
                                             [--out benchmarks/results]
 
 An attack can cost two things: the saving, which the mean layers tell, and time beyond that of the plain model, which no
@@ -50,6 +50,8 @@ LENGTHS = (4, 12, 32, 120)
 """Words of the texts on which no criterion is sure."""
 _JUDGED = 2000
 """Rows that the threshold is chosen on."""
+_ALIKE = range(8, 25)
+"""Words of texts that stand in one batch, so that padding has no part in it."""
 _TIMED = 64
 """Texts of each kind that are timed."""
 
@@ -93,7 +95,7 @@ def arguments(command: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="embedded/sst2-minilm")
     parser.add_argument("--criterion", default="entropy", help="that the attacks are made against")
     parser.add_argument("--rows", type=int, default=100, help="that are attacked")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     return parser.parse_args(command)
@@ -169,9 +171,10 @@ def worst_cases(
         count = min(_TIMED, max(BATCHES[-1], _TIMED * LENGTHS[0] // words))
         drawn = [text for at in range(count) if (text := " ".join(whole[at * words : (at + 1) * words]))]
         found |= clock.seconds({f"{name}, never sure, {words} words": unsure(model, name) for name in names}, drawn)
-    pool = [text for each in attacked.values() for text in each]
-    last = {"one row leaves at each layer": criterion}
-    return found | clock.seconds(last, trickle(model, criterion, pool), BATCHES[1:])
+    pool = [text for each in attacked.values() for text in each if len(text.split()) in _ALIKE]
+    if batch := trickle(model, criterion, pool):
+        found |= clock.seconds({"one row leaves at each layer": criterion}, batch, BATCHES[1:])
+    return found
 
 
 def unsure(model: EarlyExitModel, name: str) -> Criterion:
@@ -183,13 +186,15 @@ def unsure(model: EarlyExitModel, name: str) -> Criterion:
 
 def trickle(model: EarlyExitModel, criterion: Criterion, pool: Sequence[str]) -> list[str]:
     """A batch of texts that take all layers, but for one that leaves at each layer, as far as there are such."""
+    if not pool:
+        return []
     logits = model.trajectories(pool, criterion=criterion.name)
     left = recorded.exits(criterion, logits, model.layers)
     deep = [text for text, place in zip(pool, left, strict=True) if place == len(model.layers) - 1]
     single = [next((text for text, at in zip(pool, left, strict=True) if at == place), None) for place in set(left)]
     leaving = [text for text in single if text is not None and text not in deep]
     drawn = random.Random(0).sample(deep, min(BATCHES[1] - len(leaving), len(deep)))
-    return leaving + drawn or list(pool[: BATCHES[1]])
+    return leaving + drawn
 
 
 class Clock:

@@ -193,6 +193,8 @@ class StopRule:
     """
     fault: Callable[[str], str | None]
     """Why it cannot read a text, in words; None: it can."""
+    text: Callable[[Request], str] | None
+    """What it reads of a request; None: what another node gives."""
 
 
 @dataclass(slots=True)

@@ -87,7 +87,8 @@ def path(replay: Replay, reference: str) -> list[Params]:
 
 
 def read_by_signals(replay: Replay, knobs: Iterable[str]) -> bool:
-    """Whether options of nodes that run refer to a tunable param of which more than an order matters."""
+    """Whether options of nodes that run refer to a tunable param of which more matters than an order, or where they
+    stop."""
     knobs = tuple(knobs)
     within = [(replay.inside[node], param) for knob in knobs for node, param in replay.goes_to(knob)]
     return any(
@@ -97,6 +98,7 @@ def read_by_signals(replay: Replay, knobs: Iterable[str]) -> bool:
         for path, reference in plan.options.references().items()
         if isinstance(reference, Reference) and path[0] not in replay.flow.resources.cold_node(name).compared()
         for owner, port in reference.targets
+        if replay.stops.rule(plan, port) is None
     ) or any(read_by_signals(inner, [param]) for inner, param in within)
 
 

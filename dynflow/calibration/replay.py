@@ -20,6 +20,7 @@ from dynflow.calibration.kept import KeptOutputs
 from dynflow.calibration.outcomes import Fault, OutcomeFile, outcome_error
 from dynflow.calibration.recorded import Around, Bindings, RecordedNode, ports_read, reachable, recorded, walked_inside
 from dynflow.calibration.signals import Progress, Signals
+from dynflow.calibration.stops import Stops
 from dynflow.calibration.walked import Params, Walked, joined
 from dynflow.calibration.walking import Walking, settings_columns
 from dynflow.eligible import closed_nodes
@@ -62,6 +63,7 @@ class Replay:
         self.prefix = around.prefix
         self.requests = _requests(flow, file, around.inputs)
         self.signals = Signals(flow, progress, kept)
+        self.stops = Stops(flow, self.requests, self.defaults, progress)
         self.closed = self._closed_nodes()
         parts = walked_inside(flow, file, bindings)
         self.recorded = recorded(flow, file, self.requests, bindings, parts, around)

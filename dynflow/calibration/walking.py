@@ -114,7 +114,8 @@ class Walking:
             for own, other in ((left, right), (right, left))
             if isinstance(own, Reference) and ("params", param) in own.targets
         ]
-        return [np.unique(values[np.isfinite(values)]) for values in others if values is not None]
+        scores = [self.replay.stops.scores(self.graph.nodes[name], param) for name in ran if name in self.graph.nodes]
+        return [*scores, *(np.unique(values[np.isfinite(values)]) for values in others if values is not None)]
 
     def _compared(self, name: str) -> Mapping[str, Sequence[tuple[Any, Any]]]:
         return self.replay.flow.resources.node(name).compared()
@@ -233,12 +234,22 @@ class Walking:
             for owner, port in reference.targets if isinstance(reference, Reference) else ():
                 if owner == "params":
                     values = self.params[port]
+                    stops = self._stops(plan, port, values)
+                    if stops is not None:
+                        codes.append(stops)
+                        continue
                     place = {value: code for code, value in enumerate(dict.fromkeys(values.ravel()))}
                     if len(place) > 1:
                         codes.append(np.array([place[value] for value in values.ravel()]).reshape(values.shape))
                 elif owner in self.graph.nodes and (len(reference.targets) > 1 or len(self._index(owner)) > 1):
                     codes.append(np.where(self._reached(owner), self._index(owner) + 1, 0))
         return codes
+
+    def _stops(self, plan: NodePlan, param: str, values: Objects) -> Codes | None:
+        """Where a signal that stops early by this param does so; None where that is not all that it decides."""
+        if len(values) < 2 or values.shape[1] > 1 or not all(isinstance(value, int | float) for value in values[:, 0]):
+            return None
+        return self.replay.stops.codes(plan, param, values[:, 0].astype(np.float64))
 
     def _orders(self, plan: NodePlan) -> dict[str, list[Codes]]:
         """The options of which only an order matters and is plain to see, with this order."""

@@ -215,8 +215,12 @@ class EarlyExitClassifier(Node):
                 return str(error)
             return None
 
-        labels = self._described.facts.labels
-        return StopRule(name, criterion.falling, 0.0, criterion.most, "layers", labels, runs, fault)
+        def text(request: Request) -> str:
+            return str(request.text if read is None else read)
+
+        labels, read = self._described.facts.labels, self.options.text
+        read_here = None if isinstance(read, Reference) else text
+        return StopRule(name, criterion.falling, 0.0, criterion.most, "layers", labels, runs, fault, read_here)
 
     def warm_up(self) -> None:
         self._loaded.warm_up()

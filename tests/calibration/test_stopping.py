@@ -162,7 +162,7 @@ def pool(n: int, seed: int) -> Runs:
 
 
 RULE = StopRule(
-    "sure", False, 0.0, 1.0, "layers", ("bad", "good"), lambda texts, progress, timed: pool(0, 0), lambda _: None
+    "sure", False, 0.0, 1.0, "layers", ("bad", "good"), lambda texts, progress, timed: pool(0, 0), lambda _: None, None
 )
 
 

@@ -87,8 +87,8 @@ class LiteLLMChat(RemoteChat):
                 def sending(details: dict[str, Any]) -> None:
                     """What litellm calls when the request is built, just before it is sent."""
                     built.set()
-                    if not heard:
-                        details["cache_hit"] = True  # so that it looks up no price, as long as all else: our ledger does
+                    if not heard:  # then our ledger alone wants a price, and litellm need not look one up, at length
+                        details["cache_hit"] = True
 
                 with nullcontext() if heard else _unlogged():
                     answer = await library().acompletion(

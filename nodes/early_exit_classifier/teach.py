@@ -30,6 +30,7 @@ from dynflow.nodes.early_exit_classifier.training.recipe import Recipe
 
 FRESH = 8
 """One in so many of the rows held out goes to the criteria; the others judge them."""
+FEWEST_HELD_OUT = 80
 _HEADING = "\n## Criteria that were taught\n"
 _SECTION = """
 By `dynflow train exit-criteria`, with encoder and exits as they are: on the training rows, and on {fresh:,} of those
@@ -78,6 +79,11 @@ def teach(
     described = artefact.describe(str(place))
     model = artefact.read(described)
     data = data_of(described, sources, columns)
+    if (count := len(data.split.held_out)) < FEWEST_HELD_OUT:
+        raise InputError(
+            f"{place} was trained with {count} rows held out, too few to teach criteria by: train it with "
+            f"--held-out {FEWEST_HELD_OUT} or more; thousands are good"
+        )
     rows = parted(data, described)
     trained = data.texts(data.split.train), data.classes(data.split.train)
     fresh = data.texts(rows.fresh), data.classes(rows.fresh)

@@ -26,7 +26,7 @@ class Criterion(ABC):
     most: ClassVar[float] = math.inf
     """The highest threshold that makes sense; the lowest is 0."""
     settings: ClassVar[tuple[str, ...]] = ()
-    """Names of what a graph may set besides the threshold; the constructor takes them by name."""
+    """Names of what a graph may set besides the threshold; the constructor takes them by name, each with a default."""
 
     def __init__(self, threshold: float) -> None:
         """Raises ValueError for a threshold that can be none."""

@@ -214,6 +214,12 @@ def test_other_data_is_refused(taught: Path, tmp_path: Path) -> None:
         teach(taught, [other], criteria=["past"])
 
 
+def test_too_few_rows_held_out_are_told(taught: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dynflow.nodes.early_exit_classifier.teach.FEWEST_HELD_OUT", 200)
+    with pytest.raises(InputError, match=r"with 160 rows held out, too few to teach .* --held-out 200 or more"):
+        teach(taught, [taught.parent / "reviews.tsv"])
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [("past_future", {"width": 8}), ("past_future", {"layers": [0, 2]}), ("scheduled", {"least": [[0.5]]})],

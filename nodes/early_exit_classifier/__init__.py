@@ -6,7 +6,8 @@ import hashlib
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NotRequired
 
@@ -14,7 +15,7 @@ from pydantic import ConfigDict, Field, FiniteFloat
 from typing_extensions import TypedDict
 
 from dynflow.answers import Classification
-from dynflow.errors import ArtefactError, DynflowError, InputError, NodeFailed
+from dynflow.errors import ArtefactError, DynflowError, NodeFailed
 from dynflow.language.references import Reference
 from dynflow.language.spec import ParamSpec, Role
 from dynflow.language.types import PortType, boolean, enum, integer, number, record, string
@@ -36,8 +37,6 @@ from dynflow.nodes.early_exit_classifier.criteria import CRITERIA, Criterion, Le
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dynflow.calibration.signals import Progress
-    from dynflow.calibration.trajectories import Runs
     from dynflow.models.settings import ModelSettings
     from dynflow.nodes.early_exit_classifier.artefact import Described
     from dynflow.nodes.early_exit_classifier.encoding import SharedEncoder
@@ -194,33 +193,18 @@ class EarlyExitClassifier(Node):
         return self._described.digest
 
     def stop_rule(self, params: Mapping[str, Any]) -> StopRule | None:
-        given = self.options.exit
-        name = None if given is None else _param(given["threshold"])
-        if name is None:
+        from dynflow.nodes.early_exit_classifier.stop_rule import stop_rule_of
+
+        if self.options.exit is None:
             return None
-        settled = {key: params.get(_param(value) or "", value) for key, value in given.items()}
-        criterion = criterion_of({**settled, "threshold": 0.0}, self._described.facts.criteria)
+        return stop_rule_of(self.options.exit, self.options.text, params, self._described, self._lent)
 
-        def runs(texts: Sequence[str], progress: Progress, timed: bool) -> Runs:
-            from dynflow.nodes.early_exit_classifier.whole_runs import runs_of
-
-            with self._turn:
-                _use_threads(self._threads)
-                return runs_of(self._loaded, criterion, texts, progress, timed)
-
-        def fault(text: str) -> str | None:
-            try:
-                self._loaded.reader.read(text)
-            except InputError as error:
-                return str(error)
-            return None
-
-        def text(request: Request) -> str:
-            return str(request.text if read is None else read)
-
-        labels, read = self._described.facts.labels, self.options.text
-        read_here = None if isinstance(read, Reference) else text
-        return StopRule(name, criterion.falling, 0.0, criterion.most, "layers", labels, runs, fault, read_here)
+    @contextmanager
+    def _lent(self) -> Iterator[EarlyExitModel]:
+        """The model, for one caller at a time."""
+        with self._turn:
+            _use_threads(self._threads)
+            yield self._loaded
 
     def warm_up(self) -> None:
         self._loaded.warm_up()
@@ -387,13 +371,6 @@ def _exit_findings(
         except ValueError as error:
             yield Finding("bad_value", str(error), ("exit", fault))
             return
-
-
-def _param(value: Any) -> str | None:
-    """The name of the param that a value refers to; None: to none, or to another port where that is missing."""
-    if isinstance(value, Reference) and len(value.targets) == 1 and value.targets[0][0] == "params":
-        return value.targets[0][1]
-    return None
 
 
 def _default(value: Any, params: Mapping[str, ParamSpec]) -> Any:

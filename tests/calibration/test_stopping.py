@@ -272,3 +272,12 @@ def test_what_comes_after_is_calibrated_on_outcomes_and_keeps_the_threshold(
     assert third.notes[0].startswith("ask_below keep what an earlier calibration set")
     with one_thread(), pytest.raises(CalibrationError, match=r"'sure' decides where 'tone' stops.*calibrate --data"):
         calibrate(flow, read_outcomes(file), kind="quality", target=0.5)
+
+
+def test_what_another_node_decides_cannot_be_set(flow: Flow, rows: list[Labelled]) -> None:
+    """A patience that only a request tells makes each threshold another rule."""
+    exit = "criterion: patience_and_confidence\n      patience: ${input.exits}"
+    text = GRAPH.replace("criterion: confidence", exit).replace("params:", "inputs: {exits: integer}\nparams:")
+    other = dynflow.loads(text, base=flow.resources.folder)
+    with pytest.raises(CalibrationError, match="no node stops early by a param"):
+        calibrate_stopping(other, rows, kind="disagreement", target=0.1)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -17,6 +18,7 @@ pytest.importorskip("transformers")
 import torch
 
 import dynflow
+from dynflow.cli.train import exit_criteria
 from dynflow.errors import ArtefactError, GraphError, InputError
 from dynflow.nodes.early_exit_classifier import artefact, criteria
 from dynflow.nodes.early_exit_classifier.criteria import (
@@ -202,6 +204,18 @@ def test_a_graph_is_told_before_anything_loads_where_the_model_has_not_learnt(
         dynflow.loads(GRAPH.format(model=untaught, exit=exit_))
     flow = dynflow.loads(GRAPH.format(model=taught, exit=exit_))
     assert [each.label for each in flow.batch(TEXTS)] == [flow.invoke(text).label for text in TEXTS]
+
+
+def test_the_command_line_teaches_one_criterion_alone(untaught: Path, tmp_path: Path) -> None:
+    place = tmp_path / "taught"
+    shutil.copytree(untaught, place)
+    shutil.copytree(untaught.parent / "bert", tmp_path / "bert")
+    data = str(untaught.parent / "reviews.tsv")
+    result = CliRunner().invoke(exit_criteria, ["--data", data, "--to", str(place), "--criterion", "scheduled"])
+    assert result.exit_code == 0, result.output
+    assert "taught scheduled on " in result.output
+    assert "scheduled, mean layers: at 99.5 % " in result.output
+    assert set(artefact.describe(str(place)).facts.criteria) == {"scheduled"}
 
 
 def test_other_data_is_refused(taught: Path, tmp_path: Path) -> None:

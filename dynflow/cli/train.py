@@ -187,10 +187,6 @@ def check(data: tuple[Path, ...], out: Path, kind: str, weak: str, strong: str) 
 @click.option("--rate", type=float, default=1e-4, show_default=True, help="Learning rate of the encoder.")
 @click.option("--heads-rate", type=float, default=1e-3, show_default=True, help="Of the heads.")
 @click.option("--decay", type=float, default=0.01, show_default=True, help="Of weights, by the optimiser.")
-@click.option("--embeddings", is_flag=True, help="The words' own vectors learn too.")
-@click.option(
-    "--averaged-steps", type=click.IntRange(min=1), default=800, show_default=True, help="Last ones, of the weights."
-)
 @click.option("--max-tokens", type=click.IntRange(min=3), default=128, show_default=True, help="Where texts are cut.")
 @click.option("--rank", type=click.IntRange(min=0), default=64, show_default=True, help="Of kept changes; 0: whole.")
 @click.option("--seed", type=int, default=0, show_default=True)

@@ -62,11 +62,6 @@ class Architecture(ABC):
         """Whether the model has a stock head."""
         return self.model is not self.encoder
 
-    @property
-    def word_embeddings(self) -> Any:
-        """The module with the words' own vectors."""
-        return self.encoder.get_input_embeddings()
-
     @abstractmethod
     def embed(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None = None) -> Tensor:
         """Hidden states before the first layer: (rows, columns, width)."""

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from dynflow.errors import InputError
-from dynflow.nodes.early_exit_classifier.training.averages import Averages
 from dynflow.nodes.early_exit_classifier.training.stages import Loss, Stage, stages_of
 
 if TYPE_CHECKING:
@@ -78,13 +77,11 @@ class Fitting:
         model, steps = self._model, stage.epochs * -(-len(self._tokens) // self._recipe.batch_rows)
         self._choose_trained(stage)
         optimiser = self._optimiser()
-        averages = Averages((value for value in model.parameters() if value.requires_grad), self._recipe.averaged_steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps))
         begun = 0
         if kept is not None and "optimiser" in kept:
             optimiser.load_state_dict(kept["optimiser"])
             schedule.load_state_dict(kept["schedule"])
-            averages.restore(kept["averages"])
             begun = kept["step"]
         for step, rows in enumerate(self._batches(number, stage.epochs)):
             if step < begun:
@@ -92,7 +89,7 @@ class Fitting:
             self._progress(step, steps, stage.name)
             if self._checkpoint.is_due():
                 states = {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
-                self._keep(number, step=step, averages=averages.state(), **states)
+                self._keep(number, step=step, **states)
             last_only = stage.trains_last_only(step)
             teacher = None if self._teacher is None else self._teacher[rows]
             with _half_precision():
@@ -108,8 +105,6 @@ class Fitting:
                 )
             optimiser.step()
             schedule.step()
-            averages.add()
-        averages.put()
         self._progress(steps, steps, stage.name)
 
     def _end(self, number: int, stage: Stage) -> None:
@@ -135,8 +130,6 @@ class Fitting:
         self._model.train()
         self._model.encoder.train(stage.tunes)
         self._model.encoder.requires_grad_(stage.tunes)
-        if not self._recipe.embeddings:
-            self._model.architecture.word_embeddings.requires_grad_(False)
 
     def _optimiser(self) -> torch.optim.Optimizer:
         recipe = self._recipe

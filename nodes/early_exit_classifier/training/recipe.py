@@ -27,9 +27,6 @@ class Recipe:
     count against each other: `early` and `late` fall and rise with depth. `exits`: after which layers, None for all, 0
     being the embeddings. `balanced`: classes count alike, however many rows they have.
 
-    `embeddings`: whether the words' own vectors learn too, which fits rare words to the few texts that have them.
-    `averaged_steps`: about how many of the last steps the weights are averaged over, at the end of each stage.
-
     `rank` is that of the changes to the encoder's weights as they are kept, 0 for whole ones. `held_out`: rows to judge
     by, None for a tenth. Rates are the optimiser's (AdamW) at their highest: a twentieth of the steps rises to it, and
     the rest falls to nothing.
@@ -50,8 +47,6 @@ class Recipe:
     rate: float = 1e-4
     heads_rate: float = 1e-3
     decay: float = 0.01
-    embeddings: bool = False
-    averaged_steps: int = 800
     max_tokens: int = 128
     rank: int = 64
     held_out: int | None = None
@@ -68,7 +63,6 @@ class Recipe:
             (self.method == "two-stage" and not self.alone_epochs, "two-stage needs an epoch for the encoder alone"),
             (not 0 <= self.distil <= 1, "distil is from 0 to 1"),
             (self.temperature <= 0 or self.rate <= 0 or self.heads_rate <= 0, "temperature and rates are above 0"),
-            (self.averaged_steps < 1, "at least one step is averaged over"),
             (self.batch_rows < 1 or self.max_tokens < 3, "a batch has at least one row, of at least 3 tokens"),
             (self.rank < 0, "rank is 0 or more"),
         ]

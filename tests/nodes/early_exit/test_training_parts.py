@@ -8,7 +8,6 @@ import torch
 
 from dynflow.learning.labelled import Columns
 from dynflow.nodes.early_exit_classifier.artefact import apply_deltas
-from dynflow.nodes.early_exit_classifier.training.averages import Averages
 from dynflow.nodes.early_exit_classifier.training.card import told_threshold
 from dynflow.nodes.early_exit_classifier.training.command import command_line
 from dynflow.nodes.early_exit_classifier.training.deltas import deltas
@@ -124,29 +123,3 @@ def test_weights_and_stages_are_those_of_the_recipe() -> None:
     assert (alone.last_only, alone.tunes, others.last_only, others.tunes) == (True, True, False, False)
     turns = stages_of(Recipe(method="alternating"))[-1]
     assert [turns.trains_last_only(step) for step in range(4)] == [True, False, True, False]
-
-
-def test_averages_are_of_the_last_steps() -> None:
-    weight = torch.nn.Parameter(torch.zeros(1))
-    averages = Averages([weight], steps=40)
-    for step in range(4000):
-        weight.data.fill_(step)
-        averages.add()
-    averages.put()
-    assert 3940 < weight.item() < 3980  # the mean age is about the steps asked for
-
-    moved = torch.nn.Parameter(torch.full((1,), -1.0))
-    again = Averages([moved], steps=40)
-    again.restore(averages.state())
-    again.put()
-    assert moved.item() == weight.item()
-
-
-def test_averages_forget_where_the_training_began() -> None:
-    weight = torch.nn.Parameter(torch.full((1,), 100.0))
-    averages = Averages([weight], steps=800)
-    weight.data.fill_(1.0)
-    for _ in range(80):
-        averages.add()
-    averages.put()
-    assert weight.item() < 2

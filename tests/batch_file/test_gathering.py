@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,81 @@ async def test_one_node_of_many_requests_is_gathered_too(batching: Any) -> None:
         found = await asyncio.gather(*(flow.arun_node("measure", "x" * length) for length in range(1, 9)))
     assert [each.output.ports["length"] for each in found if each.output] == [*range(1, 9)]
     assert max(map(len, batching.batches_seen)) > 1
+
+
+def slow_lengths(batching: Any, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    real = batching.run_batch
+
+    def slow(self: Any, calls: Any) -> Any:
+        time.sleep(seconds)
+        return real(self, calls)
+
+    monkeypatch.setattr(batching, "run_batch", slow)
+
+
+async def test_a_request_that_is_cancelled_leaves_the_others_their_batch(
+    batching: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_lengths(batching, monkeypatch, 0.1)
+    flow = loads(GRAPH)
+    async with gathered():
+        seated = [asyncio.create_task(flow.ainvoke("x" * length)) for length in range(1, 5)]
+        await asyncio.sleep(0.05)  # their batch is under way
+        waiting = [asyncio.create_task(flow.ainvoke("x" * length)) for length in range(5, 8)]
+        await asyncio.sleep(0.01)
+        seated[1].cancel()
+        waiting[1].cancel()
+        ends = await asyncio.gather(*seated, *waiting, return_exceptions=True)
+    assert [isinstance(end, asyncio.CancelledError) for end in ends] == [False, True, False, False, False, True, False]
+    assert [str(end.text) for end in (ends[0], ends[2], ends[3], ends[4], ends[6])] == [*["short"] * 4, "long"]  # type: ignore[union-attr]
+
+
+async def test_a_batch_that_nobody_is_left_of_is_called_off_and_the_next_one_runs(
+    batching: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_lengths(batching, monkeypatch, 0.1)
+    flow, before = loads(GRAPH), asyncio.all_tasks()
+    async with gathered():
+        seated = [asyncio.create_task(flow.ainvoke("x" * length)) for length in range(1, 4)]
+        await asyncio.sleep(0.05)
+        waiting = [asyncio.create_task(flow.ainvoke("x" * length)) for length in range(6, 8)]
+        await asyncio.sleep(0.01)
+        for task in seated:
+            task.cancel()
+        ends = await asyncio.wait_for(asyncio.gather(*seated, *waiting, return_exceptions=True), 10)
+    assert all(isinstance(end, asyncio.CancelledError) for end in ends[:3])
+    assert [str(end.text) for end in ends[3:]] == ["short", "long"]  # type: ignore[union-attr]
+    assert asyncio.all_tasks() == before
+
+
+OUTER = """
+version: 1
+nodes:
+  ask: {type: runnable, name: ask, role: answer}
+edges:
+  - {from: start, to: ask}
+  - {from: ask, to: end}
+"""
+
+
+@pytest.mark.parametrize("own_loop", [False, True])
+async def test_what_a_node_runs_is_no_row_of_the_file(
+    own_loop: bool, batching: Any, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one row's own time limit would end others, and a flow on another event loop would wait for this one."""
+    inner = loads(GRAPH)
+
+    def on_its_own_loop(text: str) -> str:
+        return str(asyncio.run(inner.ainvoke(text)).text)
+
+    async def hurried(text: str) -> str:
+        try:
+            return str((await asyncio.wait_for(inner.ainvoke(text), 0.05 if text == "x" else 30)).text)
+        except TimeoutError:
+            return "late"
+
+    slow_lengths(batching, monkeypatch, 0.1)
+    flow = loads(OUTER, runnables={"ask": on_its_own_loop if own_loop else hurried})
+    report = await asyncio.wait_for(run(flow, source, concurrency=4), 60)
+    assert (report.finished, report.failed) == (ROWS, 0)
+    assert batching.batches_seen == []

@@ -16,6 +16,7 @@ from langchain_core.runnables.utils import ConfigurableFieldSpec
 from pydantic import ConfigDict, PrivateAttr
 from typing_extensions import override
 
+from dynflow.calibration.artefacts import changed
 from dynflow.calibration.saved import Calibration, path_for
 from dynflow.closing import aclosing, cancelled_once
 from dynflow.compile import compile_text, read_graph_file
@@ -109,6 +110,11 @@ class Flow(RunnableSerializable[Any, Any]):
             if calibration.graph_hash != self.graph_hash:
                 raise ArtefactError(f"{file} was made for another graph than this one is now: calibrate again")
             params = calibration.checked(self.params)
+            if others := changed(self, calibration.artefacts):
+                names = " and ".join(map(repr, others))
+                raise ArtefactError(
+                    f"{file} was made with another artefact of {names} than there is now: calibrate again"
+                )
         except ArtefactError as error:
             text = f"the calibration is not applied: {error}"
             self.checked.source.report("calibration", text, ("params",), key=True, severity="warning")

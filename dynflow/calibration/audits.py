@@ -14,7 +14,7 @@ from dynflow.calibration.saved import Calibration
 
 PORT = "disagrees"
 _CHANCE = 0.01
-"""How often an alarm is ever raised although the promise holds."""
+"""How often an alarm is ever raised although the rate is within the limit."""
 _STAKES = tuple(10 ** (-3 + 3 * place / 30) for place in range(30))
 """Parts of the wealth that gamblers lose where there is no disagreement."""
 _STEPS = 30
@@ -30,6 +30,8 @@ class Audit:
     least: float
     """Lower confidence bound of the share, of 99 %."""
     limit: float
+    promised: bool
+    """Whether the limit was promised; else it is what the texts calibrated on allow for."""
 
     @property
     def broken(self) -> bool:
@@ -41,10 +43,16 @@ class Audit:
         return {**asdict(self), "broken": self.broken}
 
     def __str__(self) -> str:
+        if self.promised:
+            told = f"at most {100 * self.limit:.3g} % was promised, which does not hold for requests like these"
+        else:
+            told = (
+                f"labels differ more often than on the texts calibrated on ({100 * self.limit:.3g} % at most), so that "
+                "the promise may not hold"
+            )
         return (
             f"{self.node} disagrees with its whole runs on {self.disagreements:,} of {self.audited:,} audited "
-            f"requests: on {100 * self.least:.3g} % of all or more, and at most {100 * self.limit:.3g} % was to be "
-            "expected, so that what was promised does not hold for requests like these; calibrate again, on such"
+            f"requests: on {100 * self.least:.3g} % of all or more; {told}: calibrate again, on requests like these"
         )
 
 
@@ -66,7 +74,8 @@ def audited(calibration: Calibration, records: Iterable[Mapping[str, Any]]) -> A
     ]
     if not losses:
         return None
-    return Audit(node, len(losses), sum(losses), lower_sequence(losses), limit)
+    promised = bool(calibration.audit.get("promised"))
+    return Audit(node, len(losses), sum(losses), lower_sequence(losses), limit, promised)
 
 
 def lower_sequence(losses: Iterable[bool], chance: float = _CHANCE) -> float:

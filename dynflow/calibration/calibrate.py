@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynflow.calibration import curves
+from dynflow.calibration.artefacts import fingerprints
 from dynflow.calibration.columns import Floats
 from dynflow.calibration.contamination import without_training_rows
 from dynflow.calibration.cost_cap import most_usd
 from dynflow.calibration.drift import spread
+from dynflow.calibration.earlier import earlier_params, kept_audit, replaced
 from dynflow.calibration.evaluate import TUNING_SHARE, Ends, cost_notes, ends_of, failure_notes, name_notes
 from dynflow.calibration.independence import check_independent
 from dynflow.calibration.kept import KeptOutputs
@@ -119,10 +121,16 @@ def calibrate(
         notes.append(f"{later:,} requests after the first {turns:,} of their conversations were not counted")
     if chosen == 0:
         notes.append(_nothing_gained(promise, tested, ends, unit))
+    params = {
+        **earlier_params(flow),
+        **{name: flow.params[name].default for name in replay.stopping},
+        **settings[chosen],
+    }
+    notes += replaced(flow, params)
     return Calibrated(
         Calibration(
             graph_hash=flow.graph_hash,
-            params={**{name: flow.params[name].default for name in replay.stopping}, **settings[chosen]},
+            params=params,
             promise={
                 "kind": kind,
                 "target": target,
@@ -141,6 +149,8 @@ def calibrate(
             made=datetime.now(UTC).isoformat(timespec="seconds"),
             dynflow=version("dynflow"),
             requests=len(file.rows) if conversational else None,
+            audit=kept_audit(flow, params),
+            artefacts=fingerprints(flow),
         ),
         ends,
         tuple(notes),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -51,7 +51,9 @@ class Calibration:
     """Requests that were counted of the conversations drawn; None: each draw was a request."""
     audit: Mapping[str, Any] | None = None
     """Of a node that stops early: the `node`, and the `limit` of the share of its answers that are others than those
-    of whole runs: what is promised, else what the calibration's rows allow for."""
+    of whole runs: what is promised, else what the calibration's rows allow for; and which of the two: `promised`."""
+    artefacts: Mapping[str, str] = field(default_factory=dict)
+    """Of each node that has an artefact, what tells that one from others: with another it is not applied."""
 
     @property
     def tested_on(self) -> str:
@@ -73,7 +75,8 @@ class Calibration:
             if body.pop("format") > FORMAT:
                 raise ArtefactError(f"{path} was written by a later dynflow: install a newer one, or {mend}")
             found = cls(**body)
-            if not isinstance(found.params, dict) or not isinstance(found.graph_hash, str):
+            mappings = (found.params, found.artefacts)
+            if not all(isinstance(each, dict) for each in mappings) or not isinstance(found.graph_hash, str):
                 raise ArtefactError(f"{path} is damaged: {mend}")
         except (OSError, ValueError, TypeError) as error:
             raise ArtefactError(f"{path} is damaged ({error}): {mend}") from error

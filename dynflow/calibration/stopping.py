@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynflow.calibration import curves
+from dynflow.calibration.artefacts import fingerprints
 from dynflow.calibration.bounds import Array, clopper_pearson_upper
 from dynflow.calibration.columns import Flags, Floats
 from dynflow.calibration.contamination import FEWEST_ROWS
 from dynflow.calibration.drift import spread
+from dynflow.calibration.earlier import earlier_params, replaced
 from dynflow.calibration.promises import Kind, Promise, Tested, last_kept, sides, variables
 from dynflow.calibration.saved import Calibration
 from dynflow.calibration.signals import Progress
@@ -85,10 +87,11 @@ def calibrate_stopping(
     tried = Tried(promise, rule, runs, values, None if truth is None else [truth[place] for place in order])
     chosen = tried.chosen()
     agreement = tried.agreement(chosen)
+    params = {**earlier_params(flow), rule.param: values[chosen]}
     return Stopping(
         Calibration(
             graph_hash=flow.graph_hash,
-            params={**(flow.calibration.params if flow.calibration else {}), rule.param: values[chosen]},
+            params=params,
             promise=_promise_dict(promise),
             statement=promise.statement(),
             n=len(rows),
@@ -103,9 +106,11 @@ def calibrate_stopping(
             audit={
                 "node": node,
                 "limit": target if kind == "disagreement" else round(clopper_pearson_upper(1 - agreement, _AUDITED), 6),
+                "promised": kind == "disagreement",
             },
+            artefacts=fingerprints(flow),
         ),
-        (*_replaced(flow, rule), *tried.notes(chosen)),
+        (*replaced(flow, params), *tried.notes(chosen)),
     )
 
 
@@ -318,14 +323,6 @@ def _truth(rule: StopRule, rows: Sequence[Labelled], names: Mapping[str, str]) -
             f"{', '.join(map(repr, rule.outputs))}: say which is which, --name {unknown[0]}={rule.outputs[0]}"
         )
     return found
-
-
-def _replaced(flow: Flow, rule: StopRule) -> list[str]:
-    """What becomes of an earlier calibration of other params."""
-    others = [name for name in (flow.calibration.params if flow.calibration else ()) if name != rule.param]
-    if not others:
-        return []
-    return [f"{', '.join(others)} keep what an earlier calibration set, whose promise no longer stands in the file"]
 
 
 def _expected(tried: Tried, chosen: int, agreement: Floats) -> dict[str, Any]:

@@ -38,8 +38,8 @@ def command(files: tuple[str, ...], form: str, traces: str | None) -> None:
 
     Exits with 1 if a file has errors; warnings alone are fine. For a file without errors it says how many nodes it
     has, and which answers stream live: those that go out token by token, while held ones wait until it is certain
-    that nothing replaces them. A calibration file beside the graph is checked too: one that was made for another graph
-    is not applied, and that is a warning.
+    that nothing replaces them. A calibration file beside the graph is checked too: one that was made for another graph,
+    or with other artefacts, is not applied, and that is a warning.
 
     \b
     Examples:

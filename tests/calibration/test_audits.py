@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import dynflow
+from dynflow.calibration.artefacts import fingerprints
 from dynflow.calibration.audits import audited, lower_sequence, most_log_wealth
 from dynflow.calibration.saved import Calibration, path_for
 from dynflow.calibration.stopping import calibrate_stopping
@@ -28,6 +30,14 @@ from tests.nodes.early_exit.test_node import GRAPH
 from tests.nodes.early_exit.tiny_encoders import one_thread
 
 AUDITED = GRAPH.replace("    exit:\n", "    audit: 0.5\n    exit:\n")
+AROUND = """
+version: 1
+nodes:
+  inner: {type: graph, uses: reviews.yaml}
+edges:
+  - {from: start, to: inner}
+  - {from: inner, to: end}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +113,34 @@ def test_a_broken_promise_raises_an_alarm(graph: Path, tmp_path: Path) -> None:
     assert 0.1 == audit.limit < audit.least < 0.25
     assert audited(calibration, records(calibration, bad, graph_hash="another")) is None
     assert audited(calibration, records(calibration, bad, params={"sure": 0.123})) is None
+    assert "at most 10 % was promised, which does not hold" in str(audit)
+    assert calibration.audit is not None
+    told = str(audited(replace(calibration, audit={**calibration.audit, "promised": False}), records(calibration, bad)))
+    assert "more often than on the texts calibrated on (10 % at most), so that the promise may not hold" in told
     assert audited(replace(calibration, audit=None), records(calibration, bad)) is None
+
+
+def test_with_another_artefact_a_calibration_is_not_applied(graph: Path, tmp_path: Path) -> None:
+    """A model that was trained anew into the same folder has other scores."""
+    folder = tmp_path / "anew"
+    shutil.copytree(graph.parent, folder)
+    path, described = folder / graph.name, folder / "artefact" / "artefact.json"
+    applied = dynflow.load(path)
+    assert applied.calibration is not None
+    facts = json.loads(described.read_text(encoding="utf-8"))
+    facts["training"]["rows"] = 12
+    described.write_text(json.dumps(facts), encoding="utf-8")
+    flow = dynflow.load(path)
+    assert flow.calibration is None
+    assert flow.params["sure"].default == 0.9
+    [warning] = flow.warnings
+    assert "another artefact of 'tone' than there is now: calibrate again" in warning.text
+    around = folder / "around.yaml"
+    around.write_text(AROUND, encoding="utf-8")
+    assert list(fingerprints(dynflow.load(around))) == ["inner/tone"]
+    plain = {name: value for name, value in applied.calibration.as_dict().items() if name != "artefacts"}
+    path_for(path).write_text(json.dumps(plain), encoding="utf-8")  # as they were before
+    assert dynflow.load(path).calibration is not None
 
 
 def test_an_alarm_is_hardly_ever_false_however_often_one_looks() -> None:

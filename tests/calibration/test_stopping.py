@@ -63,7 +63,8 @@ def test_what_is_promised_of_recorded_runs_is_what_real_runs_do(
     layers = [flow.run(row.text, config).ports["layer"] for row in rows[:40]]
     assert 0 < np.mean(layers) < 4
     assert made.expected["cost"]["value"] < made.expected["reference"]["cost"]["value"] == 4
-    assert made.audit == {"node": "tone", "limit": 0.3}
+    assert made.audit == {"node": "tone", "limit": 0.3, "promised": True}
+    assert made.artefacts == {"tone": flow.resources.cold_node("tone").fingerprint()}
     assert set(made.signals) == {"tone.confidence", "tone.layer"}
 
 
@@ -263,13 +264,17 @@ def test_what_comes_after_is_calibrated_on_outcomes_and_keeps_the_threshold(
             ask = {"quality": float(row.label == "good" or row.line % 4 > 0)}
             lines.append(json.dumps({"id": row.line, "prompt": row.text, "outcomes": {"tone": tone, "ask": ask}}))
         file.write_text("\n".join(lines), encoding="utf-8")
-        second = calibrate(triage, read_outcomes(file), kind="quality_of", target=0.8, of="ask").calibration
+        after = calibrate(triage, read_outcomes(file), kind="quality_of", target=0.8, of="ask")
+        second = after.calibration
+        assert after.notes[-1].startswith("sure keeps what an earlier calibration set")
+        assert after.notes[-1].endswith(first.statement)
         assert second.params["sure"] == first.params["sure"]
         assert second.params.keys() == {"sure", "ask_below"}
         path_for(graph).write_text(json.dumps(second.as_dict()), encoding="utf-8")
+        assert second.audit == first.audit == {"node": "tone", "limit": 0.3, "promised": True}
         third = calibrate_stopping(dynflow.load(graph), rows, kind="disagreement", target=0.2)
     assert third.calibration.params["ask_below"] == second.params["ask_below"]
-    assert third.notes[0].startswith("ask_below keep what an earlier calibration set")
+    assert third.notes[0].startswith("ask_below keeps what an earlier calibration set")
     with one_thread(), pytest.raises(CalibrationError, match=r"'sure' decides where 'tone' stops.*calibrate --data"):
         calibrate(flow, read_outcomes(file), kind="quality", target=0.5)
 

@@ -51,6 +51,11 @@ class ProviderChat(BaseChatModel):
         named = self.settings.model_dump(include={"model", "revision", *_CALL_OPTIONS}, exclude={"timeout"})
         return {"provider": self.provider, "api_base": public_address(self.settings.address), **named}
 
+    def _dict_for_compat(self) -> dict[str, Any]:
+        """What LangChain tells of a model at the start of each run, without its way there: that changes the warning
+        filters of the whole process, and CPython may crash where another thread reads them just then."""
+        return self.asdict()
+
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         """What LangChain's cache knows a call by: the time left for it makes no other answer."""
         kwargs.pop("timeout", None)

@@ -181,9 +181,8 @@ class StopRule:
     param: str
     falling: bool
     """Whether it stops where its score is at most the param, else where it is at least that."""
-    least: float
     most: float
-    """Values of the param that make sense."""
+    """The highest value of the param that makes sense; the lowest is 0."""
     unit: str
     """What `runs` counts costs in, such as layers."""
     outputs: tuple[str, ...]

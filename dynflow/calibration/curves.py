@@ -115,9 +115,10 @@ def _reaches(x: Array, y: Array, level: float) -> float:
 def resamples(rows: int, times: int, seed: int) -> Array:
     """How often each row counts in each resample: [times, rows], drawn with replacement."""
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, rows, (times, rows))
-    offset = drawn + rows * np.arange(times)[:, None]
-    return np.bincount(offset.ravel(), minlength=times * rows).reshape(times, rows).astype(np.float32)
+    found = np.empty((times, rows), dtype=np.float32)
+    for counts in found:  # one by one: together they would take several times the memory
+        counts[:] = np.bincount(rng.integers(0, rows, rows), minlength=rows)
+    return found
 
 
 def score_measures(scores: ArrayLike, weak: ArrayLike, strong: ArrayLike, weights: ArrayLike | None = None) -> Array:

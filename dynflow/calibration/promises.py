@@ -145,6 +145,8 @@ class Tested:
 
     def kept(self, confidence: float) -> Flags:
         """Settings [t] that are shown, each alone, to keep the promise with this confidence."""
+        if self.limit <= 0:  # no value is below it, which no gambler can win by
+            return np.ones(self.values.shape[:-1], dtype=bool)
         means = self.values.mean(-1)
         if self.binary:
             p_values = binomial_p_value(1 - self.values, 1 - self.limit)
@@ -164,7 +166,7 @@ class Tested:
 
     def rows_needed(self, setting: int, confidence: float) -> int | None:
         """About how many draws would show that a setting keeps the promise; None: it does not seem to."""
-        return rows_needed(self.values[setting], self.limit, confidence)
+        return 0 if self.limit <= 0 else rows_needed(self.values[setting], self.limit, confidence)
 
     @property
     def method(self) -> str:

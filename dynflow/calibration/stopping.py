@@ -19,7 +19,7 @@ from dynflow.calibration.columns import Flags, Floats
 from dynflow.calibration.contamination import FEWEST_ROWS
 from dynflow.calibration.drift import spread
 from dynflow.calibration.earlier import earlier_params, replaced
-from dynflow.calibration.promises import Kind, Promise, Tested, last_kept, sides, variables
+from dynflow.calibration.promises import Kind, Promise, Sample, Tested, last_kept, sides, variables
 from dynflow.calibration.saved import Calibration
 from dynflow.calibration.signals import Progress
 from dynflow.calibration.trajectories import Runs
@@ -36,6 +36,8 @@ _EVEN = 300
 """Values of the param that are tried: so many at even distances, and about as many ever nearer to its strict end, where
 scores of a sure model lie close together. They are the same whatever the rows are."""
 _NEAREST = 1e-5
+CELLS = 2**22
+"""Settings times rows that are tested at once: some 200 MB."""
 _RESAMPLES = 500
 _SHOWN = 20
 _AUDITED = 0.99
@@ -148,17 +150,24 @@ def grid(body: ParamBody, rule: StopRule) -> list[Any]:
     """Values of the param to try, the strictest first. They depend on the graph alone, never on rows."""
     assert body.min is not None
     assert body.max is not None
-    low, high = max(body.min, rule.least), min(body.max, rule.most)
+    low, high = max(body.min, 0.0), min(body.max, rule.most)
     if not low < high:
         raise CalibrationError(
-            f"the param {rule.param!r} ranges from {body.min:g} to {body.max:g}; what it decides takes {rule.least:g} "
-            f"to {rule.most:g}: mend its `min` and `max`",
+            f"the param {rule.param!r} ranges from {body.min:g} to {body.max:g}; what it decides takes 0 to "
+            f"{rule.most:g}: mend its `min` and `max`",
             "no_knob",
         )
     steps = np.unique(np.concatenate([np.linspace(0, 1, _EVEN + 1), np.geomspace(_NEAREST, 1, _EVEN)]))
     found = low + (high - low) * steps if rule.falling else high - (high - low) * steps
     if isinstance(body.default, int):
-        whole = np.unique(np.clip(np.round(found), math.ceil(low), math.floor(high)))
+        whole = np.arange(math.ceil(low), math.floor(high) + 1)
+        if len(whole) < 2:
+            raise CalibrationError(
+                f"the param {rule.param!r} takes whole numbers, as its default is one, and of what makes sense, "
+                f"{low:g} to {high:g}, that leaves nothing to choose: write its default as {body.default}.0",
+                "no_knob",
+            )
+        whole = np.unique(np.clip(np.round(found), whole[0], whole[-1]))
         return [int(value) for value in (whole if rule.falling else whole[::-1])]
     return [float(value) for value in np.clip(found, low, high)]
 
@@ -172,17 +181,45 @@ class Tried:
         self.promise = promise
         self.runs = runs
         self.truth = truth
-        thresholds = np.asarray(values, dtype=np.float64) * (-1.0 if rule.falling else 1.0)
-        trajectories = runs.against(runs.whole if truth is None else truth)
-        self.stops = trajectories.stops(thresholds)
-        self.sample = trajectories.under(thresholds, runs.cap)
-        self.tested: tuple[Tested, ...] = (
-            sides(promise, self.sample) if promise.kind == "budget" else (variables(promise, self.sample),)
-        )
+        self._thresholds = np.asarray(values, dtype=np.float64) * (-1.0 if rule.falling else 1.0)
+        self._trajectories = runs.against(runs.whole if truth is None else truth)
+        self.cost, self._kept = self._walked()
+
+    def _walked(self) -> tuple[Floats, list[Flags]]:
+        """The mean cost [t], and for each hypothesis which settings [t] are shown to keep it; in parts, for memory."""
+        several = self.promise.kind == "budget"
+        cost: list[Floats] = []
+        kept: list[Flags] = []
+        parts = math.ceil(self._thresholds.size * len(self.runs.whole) / CELLS)
+        for settings in np.array_split(self._thresholds, parts):
+            sample = self._trajectories.under(settings, self.runs.cap)
+            cost.append(sample.usd.mean(1))
+            if several or not kept or kept[-1].all():  # of one sequence nothing counts after its first failure
+                kept.append(np.stack([each.kept(self._level) for each in self._tested(sample)]))
+            else:
+                kept.append(np.zeros((1, len(settings)), dtype=bool))
+        return np.concatenate(cost), list(np.concatenate(kept, axis=1))
+
+    @property
+    def _level(self) -> float:
+        """The confidence of each test: the two of a budget share the doubt."""
+        return (1 + self.promise.confidence) / 2 if self.promise.kind == "budget" else self.promise.confidence
+
+    def _tested(self, sample: Sample) -> tuple[Tested, ...]:
+        return sides(self.promise, sample) if self.promise.kind == "budget" else (variables(self.promise, sample),)
+
+    def sample(self, setting: int) -> Sample:
+        """What one setting does: [1, n]."""
+        return self._trajectories.under(self._thresholds[[setting]], self.runs.cap)
+
+    def tested(self, setting: int) -> tuple[Tested, ...]:
+        """The hypotheses on one setting; a budget has two."""
+        return self._tested(self.sample(setting))
 
     def at(self, found: Array, setting: int) -> Floats:
         """What a record [n, k] has where one setting stops [n]."""
-        column: Floats = np.asarray(found)[np.arange(found.shape[0]), self.stops[setting]]
+        stops = self._trajectories.stops(self._thresholds[[setting]])[0]
+        column: Floats = np.asarray(found)[np.arange(len(stops)), stops]
         return column
 
     def agreement(self, setting: int) -> Floats:
@@ -195,62 +232,59 @@ class Tried:
         return self._within_budget() if self.promise.kind == "budget" else self._loosest()
 
     def _loosest(self) -> int:
-        tested = self.tested[0]
-        chosen = last_kept(tested.kept(self.promise.confidence))
+        chosen = last_kept(self._kept[0])
         if chosen < 0:
+            [tested] = self.tested(0)
             what = "more is wrong" if self.promise.kind == "gap" else "is said otherwise"
             told = f"{100 * tested.mean(0):.3g} % {what} than by whole runs, where the least stops early"
-            raise _refusal(told, tested.rows_needed(0, self.promise.confidence), tested, self.promise)
+            raise _refusal(told, tested.rows_needed(0, self._level), tested, self.promise)
         return chosen
 
     def _within_budget(self) -> int:
-        """The setting nearest to the budget, of those shown to be neither too dear nor too cheap, each with half of the
-        doubt."""
-        promise, cost = self.promise, self.sample.usd.mean(1)
+        """The setting nearest to the budget, of those shown to be neither too dear nor too cheap."""
+        promise, cost = self.promise, self.cost
         if not cost.min() <= promise.target <= cost.max():
             raise CalibrationError(
                 f"{promise.of} takes {cost.min():.3g} to {cost.max():.3g} {promise.unit} on average, whatever its "
                 f"threshold: {promise.target:g} is not among these",
                 "broken_promise",
             )
-        half = (1 + promise.confidence) / 2
-        above, below = self.tested[0], self.tested[1]
-        chosen = nearest_within(cost, promise.target, above.kept(half), below.kept(half))
+        cheap_enough, dear_enough = self._kept
+        chosen = nearest_within(cost, promise.target, cheap_enough, dear_enough)
         if chosen >= 0:
             return chosen
         nearest = int(np.argmin(np.abs(cost - promise.target)))
-        needed = [tested.rows_needed(nearest, half) for tested in self.tested]
+        sides = self.tested(nearest)
+        needed = [tested.rows_needed(0, self._level) for tested in sides]
         told = f"at the setting nearest to it, {promise.of} takes {cost[nearest]:.4g} {promise.unit}"
         most = None if None in needed else max(count for count in needed if count is not None)
-        raise _refusal(told, most, above, promise)
+        raise _refusal(told, most, sides[0], promise)
 
     def bound(self, setting: int) -> dict[str, Any]:
         """What a calibration file tells of the bound."""
         promise = self.promise
         if promise.kind == "budget":
-            half = (1 + promise.confidence) / 2
-            above, below = self.tested[0], self.tested[1]
+            above, below = self.tested(setting)
             return {
                 "method": above.method,
                 "of": promise.unit,
-                "value": round(above.bound(setting, half), 6),
+                "value": round(above.bound(0, self._level), 6),
                 "limit": round(promise.target * (1 + promise.within), 6),
-                "least": round(below.bound(setting, half), 6),
+                "least": round(below.bound(0, self._level), 6),
                 "least_limit": round(promise.target * (1 - promise.within), 6),
             }
-        tested = self.tested[0]
+        [tested] = self.tested(setting)
         name = "share of further mistakes" if promise.kind == "gap" else "share of other answers"
-        value = round(tested.bound(setting, promise.confidence), 6)
+        value = round(tested.bound(0, self._level), 6)
         return {"method": tested.method, "of": name, "value": value, "limit": promise.target}
 
     def notes(self, setting: int) -> tuple[str, ...]:
         """What is to be known where next to nothing is gained."""
-        cost = self.sample.usd.mean(1)
-        if self.promise.kind == "budget" or cost[setting] < 0.99 * self.runs.cost[:, -1].mean():
+        whole = self.runs.cost[:, -1].mean()
+        if self.promise.kind == "budget" or self.cost[setting] < 0.99 * whole:
             return ()
-        tested = self.tested[0]
-        worth = np.flatnonzero(cost < 0.9 * self.runs.cost[:, -1].mean())[:: max(1, len(cost) // 20)]
-        needed = [tested.rows_needed(int(place), self.promise.confidence) for place in worth]
+        worth = np.flatnonzero(self.cost < 0.9 * whole)[:: max(1, len(self.cost) // 20)]
+        needed = [self.tested(int(place))[0].rows_needed(0, self._level) for place in worth]
         rows = [count for count in needed if count is not None]
         if not rows:
             return ("the promise leaves next to nothing to stop early",)
@@ -327,16 +361,17 @@ def _truth(rule: StopRule, rows: Sequence[Labelled], names: Mapping[str, str]) -
 
 def _expected(tried: Tried, chosen: int, agreement: Floats) -> dict[str, Any]:
     weights = curves.resamples(len(agreement), _RESAMPLES, 0)
+    sample = tried.sample(chosen)
 
     def figure(values: Array) -> Mapping[str, float | None]:
         return curves.mean_interval(values, weights).as_dict()
 
-    right = {} if tried.truth is None else {"quality": figure(tried.sample.quality[chosen])}
-    whole = {} if tried.truth is None else {"quality": figure(tried.sample.reference)}
+    right = {} if tried.truth is None else {"quality": figure(sample.quality[0])}
+    whole = {} if tried.truth is None else {"quality": figure(sample.reference)}
     return {
         **right,
         "agreement": figure(agreement),
-        "cost": figure(tried.sample.usd[chosen]),
+        "cost": figure(sample.usd[0]),
         "unit": tried.promise.unit,
         "reference": {**whole, "cost": figure(tried.runs.cost[:, -1])},
     }

@@ -40,9 +40,11 @@ class Trajectories:
     """[n]: quality of a run that no stop rule touched; None: that of the last checkpoint."""
 
     def __post_init__(self) -> None:
-        """Raises `ValueError` where the arrays do not fit, or a cost falls."""
+        """Raises `ValueError` where the arrays do not fit, a score is no number, or a cost falls."""
         if not (self.cost.shape == self.score.shape == self.quality.shape and self.cost.ndim == 2 and self.cost.size):
             raise ValueError("cost, score and quality take one number for each input and checkpoint: [n, k]")
+        if np.isnan(self.score).any():
+            raise ValueError("a score is a number: what is none would be no threshold's")
         if (np.diff(self.cost, axis=1) < 0).any():
             raise ValueError("a cost so far cannot fall from one checkpoint to the next")
         if not ((self.quality >= 0) & (self.quality <= 1)).all():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from dynflow.cli.arguments import FiniteRange, graph_argument
 from dynflow.cli.outcomes import (
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _PART = FiniteRange(0, 1, min_open=True, max_open=True)
 _AMOUNT = FiniteRange(0, min_open=True)
+_OF_OUTCOMES = ("bindings", "tuning", "turns")
+_OF_TEXTS = ("text_column", "label_column", "names", "within")
 
 
 @click.command("calibrate")
@@ -98,6 +101,7 @@ def command(
     """
     if (outcomes is None) == (data is None):
         raise click.UsageError("give recorded --outcomes, or --data for a node that may stop early: one of them")
+    _check_options("--data" if outcomes is None else "--outcomes", _OF_OUTCOMES if outcomes is None else _OF_TEXTS)
     found = _of_outcomes(graph, outcomes, given) if outcomes is not None else _of_texts(graph, str(data), given)
     body = found.calibration.as_dict()
     if not dry_run:
@@ -110,6 +114,18 @@ def command(
     click.echo(_report(found.calibration, found.notes))
     if not dry_run:
         click.echo(f"wrote {path_for(Path(graph))}; loading {graph} applies it")
+
+
+def _check_options(rows: str, others: Sequence[str]) -> None:
+    """Raises `click.UsageError` for options that say nothing of these rows."""
+    context = click.get_current_context()
+    given = [
+        max(option.opts, key=len)
+        for option in context.command.params
+        if option.name in others and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT
+    ]
+    if given:
+        raise click.UsageError(f"with {rows}, {' and '.join(given)} would say nothing: leave out")
 
 
 def _of_outcomes(graph: str, outcomes: Path, given: Mapping[str, Any]) -> Calibrated:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from dynflow.errors import ArtefactError
-from dynflow.nodes.early_exit_classifier.criteria.criterion import Criterion, probabilities
+from dynflow.nodes.early_exit_classifier.criteria.criterion import Criterion, shares_at
 from dynflow.nodes.early_exit_classifier.heads import Heads, layers_of, pooled
 from dynflow.nodes.early_exit_classifier.reading import Reader, Tokens
 
@@ -204,10 +204,7 @@ class EarlyExitModel(torch.nn.Module):
             for place, logits in enumerate(outputs.tolist()):
                 row = staying[place]
                 history = histories[row]
-                shares = probabilities(logits)
-                if shares[0] != shares[0]:  # no number, which one weight that is none makes of all
-                    raise ArtefactError(f"the exit after layer {layer} gives no numbers: its weights are damaged")
-                history.append(shares)
+                history.append(shares_at(layer, logits))
                 if last or (criterion is not None and criterion.leaves(history, layer)):
                     found[row] = self._classified(history, criterion, layer, tokens[row].notes)
                 else:

@@ -35,6 +35,7 @@ def stop_rule_of(
     if name is None or any(isinstance(value, Reference) for value in settled.values()):
         return None
     criterion = criterion_of(settled, described.facts.criteria)
+    layers = sorted({*described.facts.heads["layers"], described.facts.depth})
 
     def runs(texts: Sequence[str], progress: Progress, timed: bool) -> Runs:
         from dynflow.nodes.early_exit_classifier.whole_runs import runs_of
@@ -56,8 +57,7 @@ def stop_rule_of(
     return StopRule(
         param=name,
         falling=criterion.falling,
-        least=0.0,
-        most=criterion.most,
+        most=criterion.highest(len(described.facts.labels), layers),
         unit="layers",
         outputs=described.facts.labels,
         runs=runs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,19 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import dynflow
+from dynflow.calibration import stopping
 from dynflow.calibration.calibrate import calibrate
 from dynflow.calibration.outcomes import read_outcomes
 from dynflow.calibration.promises import Promise, last_kept, variables
 from dynflow.calibration.saved import path_for
 from dynflow.calibration.stopping import Tried, calibrate_stopping, grid
 from dynflow.calibration.trajectories import Runs
-from dynflow.errors import CalibrationError, InputError
+from dynflow.errors import ArtefactError, CalibrationError, InputError
 from dynflow.flow import Flow
 from dynflow.language.spec import ParamBody
 from dynflow.learning.labelled import Labelled
 from dynflow.node import StopRule
+from dynflow.nodes.early_exit_classifier.model import EarlyExitModel
 from tests.calibration.reviews import SEEN, labelled
 from tests.effort import EFFORT
 from tests.nodes.early_exit import tiny
@@ -147,8 +150,66 @@ def test_values_tried_depend_on_no_row_and_begin_strict(flow: Flow) -> None:
     whole = ParamBody(default=2, min=0, max=6, tune=True)
     assert grid(whole, rule) == [1, 0]  # more than 1 makes no sense of a confidence
     assert grid(whole, replace(rule, most=math.inf, falling=True)) == list(range(7))
+    with pytest.raises(CalibrationError, match=r"'sure' takes whole numbers.*write its default as 0\.0"):
+        grid(ParamBody(default=0, min=0, max=0.69, tune=True), rule)
     with pytest.raises(CalibrationError, match="mend its `min` and `max`"):
         grid(ParamBody(default=2.0, min=1.5, max=6, tune=True), rule)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "most"), [("entropy", math.log(3)), ("voting", 5**0.5), ("patience", 5), ("static", 4)]
+)
+def test_what_no_text_can_reach_is_not_tried(flow: Flow, criterion: str, most: float) -> None:
+    text = GRAPH.replace("criterion: confidence", f"criterion: {criterion}").replace("max: 1", "max: 1000")
+    other = dynflow.loads(text, base=flow.resources.folder)
+    rule = other.resources.cold_node("tone").stop_rule({"sure": 0.9})
+    assert rule is not None
+    values = grid(other.params["sure"], rule)
+    assert max(values) == pytest.approx(most)
+    assert len(values) > 500
+
+
+def test_damaged_weights_are_no_certainty(flow: Flow, rows: list[Labelled], monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(self: EarlyExitModel, texts: Any, **options: Any) -> Any:
+        return np.full((len(texts), 5, 3), np.nan, dtype=np.float32)
+
+    monkeypatch.setattr(EarlyExitModel, "trajectories", damaged)
+    with one_thread(), pytest.raises(ArtefactError, match="gives no numbers: its weights are damaged"):
+        calibrate_stopping(flow, rows, kind="disagreement", target=0.1)
+
+
+def test_settings_are_tested_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many rows need no more memory than few, and say the same."""
+    runs, values = pool(400, 3), np.linspace(1, 0, 50).tolist()
+    budget = Promise("budget", 3.0, "tone", 0.9, within=0.2, unit="layers")
+    for promise in (Promise("disagreement", 0.3, "tone", 0.9), Promise("gap", 0.3, "tone", 0.9), budget):
+        monkeypatch.setattr(stopping, "CELLS", 2**22)
+        together = Tried(promise, RULE, runs, values, None)
+        monkeypatch.setattr(stopping, "CELLS", 400 * 7)
+        apart = Tried(promise, RULE, runs, values, None)
+        assert 0 < apart.chosen() == together.chosen()
+        assert apart.bound(apart.chosen()) == together.bound(together.chosen())
+        assert (apart.cost == together.cost).all()
+
+
+def test_memory_is_bounded() -> None:
+    """600 values on 40,000 rows would be 190 MB for each array of them."""
+    runs = pool(40_000, 0)
+    tracemalloc.start()
+    try:
+        Tried(Promise("disagreement", 0.2, "tone", 0.9), RULE, runs, np.linspace(1, 0, 600).tolist(), None).chosen()
+        assert tracemalloc.get_traced_memory()[1] < 300e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_budget_above_the_dearest_run_is_kept_on_that_side() -> None:
+    """Within 10 % of 6 layers there is more than a run can take."""
+    runs = pool(600, 3)
+    dear = replace(runs, score=np.zeros_like(runs.score))
+    tried = Tried(Promise("budget", 6.0, "tone", 0.9, within=0.1, unit="layers"), RULE, dear, [1.0, 0.5], None)
+    assert tried.chosen() == 0
+    assert tried.bound(0)["value"] == 6
 
 
 def pool(n: int, seed: int) -> Runs:
@@ -163,7 +224,7 @@ def pool(n: int, seed: int) -> Runs:
 
 
 RULE = StopRule(
-    "sure", False, 0.0, 1.0, "layers", ("bad", "good"), lambda texts, progress, timed: pool(0, 0), lambda _: None, None
+    "sure", False, 1.0, "layers", ("bad", "good"), lambda texts, progress, timed: pool(0, 0), lambda _: None, None
 )
 
 

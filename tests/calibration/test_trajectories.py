@@ -34,6 +34,12 @@ def test_a_run_stops_where_its_score_reaches_the_threshold() -> None:
     assert (sample.cap, sample.binary) == (3, True)
 
 
+def test_a_score_is_a_number() -> None:
+    whole = np.ones((1, 2))
+    with pytest.raises(ValueError, match="a score is a number"):
+        Trajectories(whole, np.array([[np.nan, 1.0]]), whole)
+
+
 def test_stop_rules_keep_their_promise_like_routes() -> None:
     truth = drawn(20_000, 0)
     thresholds = drawn(200, 1).thresholds()

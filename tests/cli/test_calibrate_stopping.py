@@ -62,6 +62,13 @@ def test_texts_alone_are_enough_but_for_a_gap(folder: Path, invoke: Invoke) -> N
         (("--data", "texts.tsv", "--usd", "0.1"), 2, "with --data give one promise"),
         (("--data", "texts.tsv", "--gap", "0.1", "--layers", "3"), 2, "with --data give one promise"),
         (("--outcomes", "texts.txt", "--gap", "0.1"), 2, "with --outcomes give one promise"),
+        (("--data", "texts.txt", "--layers", "3", "--turns", "2"), 2, "with --data, --turns would say nothing"),
+        (("--data", "texts.txt", "--layers", "3", "--outcome", "a=b"), 2, "with --data, --outcome would say nothing"),
+        (
+            ("--outcomes", "texts.txt", "--usd", "0.1", "--within", "0.1", "--name", "0=bad"),
+            2,
+            "with --outcomes, --name and --within would say nothing",
+        ),
         (("--gap", "0.1"), 2, "give recorded --outcomes, or --data"),
         (("--data", "texts.txt", "--disagreement", "0.001"), 1, "error[too_little_data]"),
         (("--data", "none.tsv", "--gap", "0.1"), 1, "none.tsv"),

@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
+from dynflow.errors import ArtefactError
+
 History = Sequence[Sequence[float]]
 """A row's probabilities of each label, at each exit that it has passed so far; the last is the present one."""
 
@@ -43,6 +45,10 @@ class Criterion(ABC):
         """Whether the exit after `layer` layers matters: its head need not run otherwise, and the history lacks it."""
         return True
 
+    def highest(self, labels: int, layers: Sequence[int]) -> float:
+        """The highest threshold that differs from lower ones, of so many labels and exits after these layers."""
+        return self.most
+
     def leaves(self, history: History, layer: int) -> bool:
         """Whether the row leaves here."""
         score = self.score(history, layer)
@@ -51,6 +57,14 @@ class Criterion(ABC):
     def answer(self, history: History) -> tuple[int, Sequence[float]]:
         """The label's place, and the probability of each label, of a row that leaves with this history."""
         return favourite(history[-1]), history[-1]
+
+
+def shares_at(layer: int, logits: Sequence[float]) -> list[float]:
+    """Probabilities at the exit after `layer` layers. Raises `ArtefactError` where they are no numbers."""
+    shares = probabilities(logits)
+    if shares[0] != shares[0]:  # which one weight that is none makes of all
+        raise ArtefactError(f"the exit after layer {layer} gives no numbers: its weights are damaged")
+    return shares
 
 
 def probabilities(logits: Sequence[float]) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 from dynflow.nodes.early_exit_classifier.criteria.criterion import Criterion, History
@@ -17,6 +18,9 @@ class Entropy(Criterion):
     name: ClassVar[str] = "entropy"
     summary: ClassVar[str] = "entropy of the probabilities at most, nats: 0 is certainty, ln(labels) ignorance"
     falling: ClassVar[bool] = True
+
+    def highest(self, labels: int, layers: Sequence[int]) -> float:
+        return math.log(labels)
 
     def score(self, history: History, layer: int) -> float:
         return -sum(share * math.log(share) for share in history[-1] if share > 0)

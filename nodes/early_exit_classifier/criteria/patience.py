@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from dynflow.nodes.early_exit_classifier.criteria.criterion import Criterion, History, favourite
@@ -13,6 +14,9 @@ class Patience(Criterion):
 
     name: ClassVar[str] = "patience"
     summary: ClassVar[str] = "exits in a row that kept the label of the one before, at least"
+
+    def highest(self, labels: int, layers: Sequence[int]) -> float:
+        return float(len(layers))
 
     def score(self, history: History, layer: int) -> float:
         return float(kept(history))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dynflow.nodes.early_exit_classifier.criteria.criterion import Criterion, probabilities
+from dynflow.nodes.early_exit_classifier.criteria.criterion import Criterion, shares_at
 
 
 def scores(criterion: Criterion, logits: ArrayLike, layers: Sequence[int]) -> NDArray[np.float64]:
@@ -26,7 +26,7 @@ def scores(criterion: Criterion, logits: ArrayLike, layers: Sequence[int]) -> ND
             if not criterion.reads(layer) and layer != layers[-1]:
                 found.append(-np.inf)
                 continue
-            history.append(probabilities(values))
+            history.append(shares_at(layer, values))
             found.append(sign * criterion.score(history, layer))
         table.append(found)
     return np.array(table, dtype=np.float64).reshape(len(table), len(layers))
@@ -51,7 +51,9 @@ def answers(criterion: Criterion, logits: ArrayLike, layers: Sequence[int], left
     found = []
     for row, last in zip(np.asarray(logits, dtype=np.float64).tolist(), left, strict=True):
         passed = list(zip(layers, row, strict=True))[: int(last) + 1]
-        history = [probabilities(values) for layer, values in passed if criterion.reads(layer) or layer == layers[-1]]
+        history = [
+            shares_at(layer, values) for layer, values in passed if criterion.reads(layer) or layer == layers[-1]
+        ]
         found.append(criterion.answer(history)[0])
     return np.array(found, dtype=np.intp)
 
@@ -66,7 +68,7 @@ def answers_by_exit(
         history: list[list[float]] = []
         for place, layer in enumerate(layers):
             if criterion.reads(layer) or layer == layers[-1]:
-                history.append(probabilities(values[place]))
+                history.append(shares_at(layer, values[place]))
                 label, shares = criterion.answer(history)
                 found[row, place], confidence[row, place] = label, shares[label]
     return found, confidence

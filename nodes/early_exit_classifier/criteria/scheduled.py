@@ -31,6 +31,9 @@ class Scheduled(LearntCriterion):
         of_exits = zip(facts["weights"], facts["least"], strict=True)
         self._exits: dict[int, tuple[list[float], list[float]]] = dict(zip(facts["layers"], of_exits, strict=True))
 
+    def highest(self, labels: int, layers: Sequence[int]) -> float:
+        return self._budgets[-1]
+
     def score(self, history: History, layer: int) -> float:
         if layer not in self._exits:  # the last one
             return self._budgets[-1]

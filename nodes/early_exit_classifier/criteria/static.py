@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from dynflow.nodes.early_exit_classifier.criteria.criterion import Criterion, History
@@ -12,6 +13,9 @@ class Static(Criterion):
 
     name: ClassVar[str] = "static"
     summary: ClassVar[str] = "layers, at least, whatever the exit says"
+
+    def highest(self, labels: int, layers: Sequence[int]) -> float:
+        return float(layers[-1])
 
     def score(self, history: History, layer: int) -> float:
         return float(layer)

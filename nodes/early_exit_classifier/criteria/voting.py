@@ -21,6 +21,9 @@ class Voting(Criterion):
     name: ClassVar[str] = "voting"
     summary: ClassVar[str] = "votes for one label over the square root of all votes, at least: sqrt(n) where n agree"
 
+    def highest(self, labels: int, layers: Sequence[int]) -> float:
+        return math.sqrt(len(layers))
+
     def score(self, history: History, layer: int) -> float:
         return max(_votes(history).values()) / math.sqrt(len(history))
 

@@ -70,6 +70,7 @@ class Promise:
 
     def statement(self) -> str:
         """What the user is told."""
+        timed = self.unit == "milliseconds"
         doubt = f"unless this calibration was among the unlucky {100 * (1 - self.confidence):.3g} %"
         what = {
             "quality_of": f"mean quality is at least {100 * self.target:.4g} % of {self.of}'s",
@@ -81,7 +82,7 @@ class Promise:
             "disagreement": f"at most {100 * self.target:.4g} % of {self.of}'s answers are others than if it never "
             "stopped early",
             "budget": f"{self.of} takes {self.target:.4g} {self.unit} on average, give or take "
-            f"{100 * self.within:.3g} %",
+            f"{100 * self.within:.3g} %{', as measured here, on this machine and load' if timed else ''}",
         }[self.kind]
         if self.turns is None:
             drawn = "new requests"

@@ -2,8 +2,8 @@
 
 An artefact is a folder: `heads.safetensors` (the heads, and hashes of the texts they were trained on),
 `deltas.safetensors` (where the encoder was tuned: what its weights change by), `artefact.json` (what they are, for
-which encoder, and their checksums) and `README.md` (the model card). Where criteria were taught, `criteria.safetensors`
-holds what they learnt. The encoder itself is not in it.
+which encoder, and their checksums) and `README.md` (the model card). `criteria-….safetensors` holds what criteria have
+learnt, where any were taught. The encoder itself is not in it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +35,10 @@ PREFIX = "embedded/"
 DESCRIPTION = "artefact.json"
 HEADS = "heads.safetensors"
 DELTAS = "deltas.safetensors"
-CRITERIA = "criteria.safetensors"
+CRITERIA = "criteria*.safetensors"
+"""Its name tells what it holds, so that new and old lie side by side until `artefact.json` names the new one."""
 HASHES = "training_hashes"
-"""The tensor in `heads.safetensors`: uint64 [rows], `row_hash` of each training text; in `criteria.safetensors`: of
+"""The tensor in `heads.safetensors`: uint64 [rows], `row_hash` of each training text; in that of the criteria: of
 those that criteria alone learnt from."""
 _SHOWN = 200
 """Characters of PyTorch's reason why weights do not fit."""
@@ -75,6 +77,11 @@ class Facts:
     criteria: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     format: int = FORMAT
 
+    @property
+    def criteria_file(self) -> str | None:
+        """The file that holds what criteria have learnt."""
+        return next((name for name in self.sha256 if fnmatch(name, CRITERIA)), None)
+
     def text(self) -> str:
         """As JSON; the same facts give the same text."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
@@ -92,8 +99,8 @@ class Facts:
             raise ValueError("made by another version")
         if not all(isinstance(each, dict) for each in found.criteria.values()):
             raise ValueError("`criteria` holds no mapping for each")
-        if found.criteria and CRITERIA not in found.sha256:
-            raise ValueError(f"what criteria have learnt has no {CRITERIA}")
+        if found.criteria and found.criteria_file is None:
+            raise ValueError("what criteria have learnt has no file")
         wrong = [number for number in (found.depth, found.max_tokens) if type(number) is not int or number < 1]
         if wrong or not isinstance(found.base.model, str):
             raise ValueError(f"{wrong[0]!r} is no number of layers or tokens" if wrong else "`base.model` is no name")
@@ -215,7 +222,7 @@ def read(described: Described) -> EarlyExitModel:
 def learnt_criteria(described: Described) -> dict[str, Learnt]:
     """What criteria have learnt, by name. Raises ArtefactError for a damaged file."""
     facts = described.facts
-    tensors = _tensors(described.folder, CRITERIA, facts) if facts.criteria else {}
+    tensors = _tensors(described.folder, facts.criteria_file, facts) if facts.criteria and facts.criteria_file else {}
     found = {name: Learnt(each, {}) for name, each in facts.criteria.items()}
     for key, value in tensors.items():
         name, _, own = key.partition(".")
@@ -264,7 +271,8 @@ def _try_out(readout: Readout, model: EarlyExitModel) -> None:
 
 def training_hashes(described: Described) -> frozenset[int]:
     """`row_hash` of every text that it was trained on, its criteria too."""
-    files = [HEADS, *([CRITERIA] if described.facts.criteria else [])]
+    taught = described.facts.criteria_file if described.facts.criteria else None
+    files = [HEADS, *([taught] if taught else [])]
     found = [_tensors(described.folder, file, described.facts).get(HASHES) for file in files]
     return frozenset(number for each in found if each is not None for number in each.numpy().astype("uint64").tolist())
 

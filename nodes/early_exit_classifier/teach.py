@@ -70,7 +70,7 @@ def teach(
     columns: Columns | None = None,
     progress: Progress = lambda done, total, what: None,
 ) -> Report:
-    """Teach the artefact in the folder `place` these criteria, on the data that it was trained on; others it forgets.
+    """Teach the artefact in the folder `place` these criteria, on the data that it was trained on; others it keeps.
 
     The files of encoder and exits stay as they are. Raises InputError for other data, or criteria that do not learn,
     and ArtefactError for what is no artefact.
@@ -88,7 +88,7 @@ def teach(
     trained = data.texts(data.split.train), data.classes(data.split.train)
     fresh = data.texts(rows.fresh), data.classes(rows.fresh)
     learnt = learn(kinds, model, trained, fresh, _recipe(described).seed, progress)
-    model.learnt, model.readouts = {}, {}
+    learnt = {**artefact.learnt_criteria(described), **learnt}
     artefact.teach(model, learnt)
     judged = _judged(model, data, rows.judged, progress)
     return _write(described, learnt, fresh[0], judged)
@@ -157,11 +157,14 @@ def _write(described: Described, learnt: Mapping[str, Learnt], fresh: Sequence[s
         }
         for name, each in points.items()
     }
+    digest = hashlib.sha256(content).hexdigest()
+    file = artefact.CRITERIA.replace("*", f"-{digest[:12]}")
+    others = {name: told for name, told in facts.sha256.items() if name != facts.criteria_file}
     taught = {"rows": {"fresh": len(fresh), "judged": judged.rows}, "accuracy": round(judged.whole, 4)} | figures
     changed = dataclasses.replace(
         facts,
         criteria={name: dict(each.facts) for name, each in learnt.items()},
-        sha256={**facts.sha256, artefact.CRITERIA: hashlib.sha256(content).hexdigest()},
+        sha256={**others, file: digest},
         training={**facts.training, "criteria": taught},
     )
     section = _SECTION.format(
@@ -178,12 +181,15 @@ def _write(described: Described, learnt: Mapping[str, Learnt], fresh: Sequence[s
     )
     card = place / "README.md"
     told = card.read_text(encoding="utf-8").partition(_HEADING)[0] if card.is_file() else ""
-    texts = {card.name: told + _HEADING + section, artefact.DESCRIPTION: changed.text()}
-    files = {artefact.CRITERIA: content, **{name: text.encode() for name, text in texts.items()}}
-    for name, data in files.items():  # what says that the artefact is whole comes last
+    texts = {artefact.DESCRIPTION: changed.text(), card.name: told + _HEADING + section}
+    files = {file: content, **{name: text.encode() for name, text in texts.items()}}
+    for name, data in files.items():  # whenever it ends, the description names files that are there and whole
         unfinished = place / f"{name}.{os.getpid()}"
         unfinished.write_bytes(data)
         os.replace(unfinished, place / name)
+    for each in place.glob(artefact.CRITERIA):
+        if each.name != file:
+            each.unlink()
     size = sum(file.stat().st_size for file in place.iterdir() if file.is_file())
     return Report(place, len(fresh), figures, size)
 

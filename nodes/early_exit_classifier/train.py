@@ -255,8 +255,8 @@ def _write(
     card = render_card(base, counts, recipe, figures, sources=sums, rows=split, command=command, data_name=data_name)
     texts = {"README.md": card, PICTURE: draw(figures), artefact.DESCRIPTION: facts.text()}
     files |= {name: text.encode() for name, text in texts.items()}  # what says that the artefact is whole comes last
-    for left in (artefact.DELTAS, artefact.CRITERIA):
-        (out / left).unlink(missing_ok=True)
+    for left in (out / artefact.DELTAS, *out.glob(artefact.CRITERIA)):
+        left.unlink(missing_ok=True)
     for name, content in files.items():
         (out / name).write_bytes(content)
     return sum(map(len, files.values()))

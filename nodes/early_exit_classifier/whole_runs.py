@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dynflow.calibration.trajectories import Runs
 from dynflow.nodes.early_exit_classifier.criteria.criterion import Criterion, History
 from dynflow.nodes.early_exit_classifier.criteria.recorded import answers_by_exit, scores
+from dynflow.nodes.early_exit_classifier.criteria.static import Static
 
 if TYPE_CHECKING:
     from dynflow.calibration.signals import Progress
@@ -73,24 +74,39 @@ def _milliseconds(
             taken[turn, place] = _timed(model, criterion, texts[row])
     progress(_ROUNDS * len(drawn), _ROUNDS * len(drawn), "timed runs")
     tokens = np.array([len(model.reader.read(text)) for text in texts], dtype=np.float64)
-    if np.ptp(tokens[drawn]) > 0:
-        lines, *_ = np.linalg.lstsq(np.stack([np.ones(len(drawn)), tokens[drawn]], 1), np.median(taken, 0))
-    else:
-        lines = np.stack([np.median(taken, 0).mean(0), np.zeros(len(model.layers))])
     most = float(max(model.reader.max_tokens, tokens.max()))
-    told = lines[0] + np.append(tokens, most)[:, None] * np.maximum(lines[1], 0.0)
-    told = np.maximum.accumulate(np.maximum(told, 0.0), axis=1)
+    told = lines(tokens[drawn], np.median(taken, 0), np.append(tokens, most))
     return told[:-1], float(told[-1, -1])
+
+
+def lines(tokens: Array, taken: Array, asked: Array) -> Array:
+    """By straight lines through times [rows, exits] of texts with `tokens` [rows]: those with `asked` [m], [m, exits].
+
+    No line falls: where the best one would, the best level one is the mean.
+    """
+    middle, mean = tokens.mean(), taken.mean(0)
+    spread = ((tokens - middle) ** 2).sum()
+    slope = np.zeros(len(mean)) if spread == 0 else np.maximum((tokens - middle) @ (taken - mean) / spread, 0.0)
+    return np.maximum.accumulate(np.maximum(mean + (asked[:, None] - middle) * slope, 0.0), axis=1)
 
 
 def _timed(model: EarlyExitModel, criterion: Criterion, text: str) -> list[float]:
     """Milliseconds from the text to the decision of each exit."""
+    if isinstance(criterion, Static):  # of all heads it runs one, which the threshold says
+        return [_elapsed(model, Static(layer), text) for layer in model.layers]
     stamps: list[float] = []
     began = time.perf_counter()
     tokens = model.reader.read(text)
     model.classify_tokens([tokens], _staying(criterion), check=lambda: stamps.append(time.perf_counter()))
     stamps.append(time.perf_counter())  # one before each layer, and one after the last
     return [1000 * (stamps[layer] - began) for layer in model.layers]
+
+
+def _elapsed(model: EarlyExitModel, criterion: Criterion, text: str) -> float:
+    """Milliseconds of a run that may leave."""
+    began = time.perf_counter()
+    model.classify_tokens([model.reader.read(text)], criterion)
+    return 1000 * (time.perf_counter() - began)
 
 
 def _staying(criterion: Criterion) -> Criterion:

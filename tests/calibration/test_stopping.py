@@ -29,6 +29,7 @@ from dynflow.language.spec import ParamBody
 from dynflow.learning.labelled import Labelled
 from dynflow.node import StopRule
 from dynflow.nodes.early_exit_classifier.model import EarlyExitModel
+from dynflow.nodes.early_exit_classifier.whole_runs import lines
 from tests.calibration.reviews import SEEN, labelled
 from tests.effort import EFFORT
 from tests.nodes.early_exit import tiny
@@ -104,6 +105,36 @@ def test_milliseconds_are_those_of_this_machine(flow: Flow, rows: list[Labelled]
     assert (np.diff(runs.cost, axis=1) >= 0).all()
     assert 0 < runs.cost[:, -1].max() <= runs.cap
     assert (runs.cost[:, 0] < runs.cost[:, -1]).all()
+    said = Promise("budget", 2.0, "tone", 0.9, within=0.03, unit="milliseconds").statement()
+    assert "2 milliseconds on average, give or take 3 %, as measured here, on this machine and load, unless" in said
+
+
+def test_times_are_told_by_a_line_that_does_not_fall() -> None:
+    tokens = np.array([2.0, 4.0, 6.0])
+    rising, falling = [1.0, 2.0, 3.0], [9.0, 8.0, 5.5]
+    told = lines(tokens, np.stack([rising, falling], 1), np.array([2.0, 8.0]))
+    assert told == pytest.approx(np.array([[1.0, 7.5], [4.0, 7.5]]))
+    assert lines(tokens[:1], np.array([[3.0]]), tokens).tolist() == [[3.0]] * 3
+
+
+def test_static_is_timed_with_the_one_head_that_it_runs(
+    flow: Flow, rows: list[Labelled], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = dynflow.loads(GRAPH.replace("criterion: confidence", "criterion: static"), base=flow.resources.folder)
+    rule = other.resources.cold_node("tone").stop_rule({"sure": 0.9})
+    assert rule is not None
+    heads: list[int] = []
+    real = EarlyExitModel.exit
+
+    def exit(self: EarlyExitModel, layer: int, *args: Any) -> Any:
+        heads.append(layer)
+        return real(self, layer, *args)
+
+    with one_thread():
+        rule.runs([rows[0].text], lambda done, total, what: None, False)
+        monkeypatch.setattr(EarlyExitModel, "exit", exit)
+        rule.runs([rows[0].text], lambda done, total, what: None, True)
+    assert heads[-15:] == [0, 1, 2, 3, 4] * 3
 
 
 @pytest.mark.parametrize(

@@ -48,14 +48,9 @@ def exits(criterion: Criterion, logits: ArrayLike, layers: Sequence[int]) -> NDA
 
 def answers(criterion: Criterion, logits: ArrayLike, layers: Sequence[int], left: Any) -> NDArray[np.intp]:
     """The place of the label with which each row leaves by exit `left` [rows]: [rows]."""
-    found = []
-    for row, last in zip(np.asarray(logits, dtype=np.float64).tolist(), left, strict=True):
-        passed = list(zip(layers, row, strict=True))[: int(last) + 1]
-        history = [
-            shares_at(layer, values) for layer, values in passed if criterion.reads(layer) or layer == layers[-1]
-        ]
-        found.append(criterion.answer(history)[0])
-    return np.array(found, dtype=np.intp)
+    labels, _ = answers_by_exit(criterion, logits, layers)
+    found: NDArray[np.intp] = labels[np.arange(len(labels)), np.asarray(left, dtype=np.intp)]
+    return found
 
 
 def answers_by_exit(

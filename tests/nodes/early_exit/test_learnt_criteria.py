@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,6 +217,32 @@ def test_the_command_line_teaches_one_criterion_alone(untaught: Path, tmp_path: 
     assert "taught scheduled on " in result.output
     assert "scheduled, mean layers: at 99.5 % " in result.output
     assert set(artefact.describe(str(place)).facts.criteria) == {"scheduled"}
+
+
+def test_a_kill_leaves_the_old_or_the_new_and_the_rest_stays_taught(
+    taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(criteria.CRITERIA, "recalled", Recalled)
+    place, data = tmp_path / "taught", taught.parent / "reviews.tsv"
+    shutil.copytree(taught, place)
+    shutil.copytree(taught.parent / "bert", tmp_path / "bert")
+    real = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(target).name == "artefact.json":
+            raise KeyboardInterrupt
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            teach(place, [data], criteria=["recalled"])
+    assert set(artefact.read(artefact.describe(str(place))).learnt) == {"past_future", "scheduled"}
+    report = teach(place, [data], criteria=["recalled"])
+    after = artefact.describe(str(place))
+    assert set(artefact.read(after).learnt) == {"past_future", "scheduled", "recalled"}
+    assert len(report.figures) == 3
+    assert [file.name for file in place.glob("criteria*")] == [after.facts.criteria_file]
 
 
 def test_other_data_is_refused(taught: Path, tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dynflow.nodes.early_exit_classifier.criteria import CRITERIA, LearntCriterion
-from dynflow.nodes.early_exit_classifier.criteria.criterion import probabilities
-from dynflow.nodes.early_exit_classifier.criteria.recorded import scores
+from dynflow.nodes.early_exit_classifier.criteria.recorded import answers_by_exit, scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +100,7 @@ def curve(
         right = (logits.argmax(-1) == truth[:, None]).mean(0)
         return [Point(float(at), float(at), float(share)) for at, share in zip(depths, right, strict=True)][::-1]
     table = scores(criterion, logits, layers)
-    right = _answers(criterion, logits) == truth[:, None]
+    right = answers_by_exit(criterion, logits, layers)[0] == truth[:, None]
     rows = np.arange(len(truth))
     sign = -1.0 if criterion.falling else 1.0
     points: list[Point] = []
@@ -115,12 +114,3 @@ def curve(
         if not points or point.layers != points[-1].layers:
             points.append(point)
     return points
-
-
-def _answers(criterion: Criterion, logits: NDArray[np.float32]) -> NDArray[np.intp]:
-    """The place of the label that a row leaves with at each exit, [rows, exits]."""
-    found = []
-    for row in logits.astype(np.float64).tolist():
-        history = [probabilities(values) for values in row]
-        found.append([criterion.answer(history[: place + 1])[0] for place in range(len(history))])
-    return np.array(found, dtype=np.intp)

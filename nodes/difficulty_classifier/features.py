@@ -30,7 +30,7 @@ _WORD = re.compile(r"\S+")
 _CONVERSATION = 1_000  # characters: about what the encoders take in
 _PADDING = 8  # what recurs so often says nothing, not even once
 _LINE_OR_SENTENCE = re.compile(r"(?<=\n)|(?<=[.!?])(?=\s)")
-_DECORATION = re.compile(r"\s*+(?:([^\w\s])\1{3,}+\s*+)++")
+_DECORATION = re.compile(r"\s*(?:([^\w\s])\1{3,}\s*)+")  # possessive, it is misread by CPython before 3.11.5
 _CHOICES = re.compile(r"(?:\n\(?[A-Z][.)] ?.*){2,}(?:\nAnswer:?)?\s*$")
 
 

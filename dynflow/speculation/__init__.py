@@ -1,0 +1,1 @@
+"""Speculative generation: drafts that a target model checks, and when they pay."""

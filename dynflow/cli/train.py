@@ -149,6 +149,7 @@ def check(data: tuple[Path, ...], out: Path, kind: str, weak: str, strong: str) 
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the artefact.")
 @click.option("--model", default="embedded/all-minilm-l6-v2", show_default=True, help="Encoder: a folder, or a hub id.")
 @click.option("--revision", help="Of a model on a hub: its commit.")
+@click.option("--teacher", metavar="MODEL", help="A larger classifier to imitate: a folder, or a hub id.")
 @click.option("--text-column", help="Found by its name, if not given.")
 @click.option("--label-column", help="The same.")
 @click.option("--name", "names", multiple=True, metavar="LABEL=NAME", help="What a label is to be called.")
@@ -166,9 +167,13 @@ def check(data: tuple[Path, ...], out: Path, kind: str, weak: str, strong: str) 
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=2, show_default=True, help="Of the method.")
 @click.option(
-    "--distil", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of the loss: the last exit."
+    "--distil",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Of the loss: the teacher, or the last exit.",
 )
-@click.option("--temperature", type=float, default=2.0, show_default=True, help="That exits learn from it at.")
+@click.option("--temperature", type=float, default=2.0, show_default=True, help="At which exits learn from these.")
 @click.option(
     "--weighting",
     type=click.Choice(["equal", "early", "late"]),
@@ -195,6 +200,7 @@ def early_exit(
     out: Path,
     model: str,
     revision: str | None,
+    teacher: str | None,
     text_column: str | None,
     label_column: str | None,
     names: tuple[str, ...],
@@ -229,6 +235,7 @@ def early_exit(
             out,
             model=model,
             revision=revision,
+            teacher=teacher,
             recipe=Recipe(exits=_layers(exits), **recipe),
             columns=Columns(text_column, label_column),
             names=dict(named(name) for name in names),

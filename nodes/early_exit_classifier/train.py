@@ -34,6 +34,7 @@ from dynflow.nodes.early_exit_classifier.training.command import command_line
 from dynflow.nodes.early_exit_classifier.training.deltas import deltas
 from dynflow.nodes.early_exit_classifier.training.figures import KEPT, Figures, judge, recorded
 from dynflow.nodes.early_exit_classifier.training.recipe import Recipe
+from dynflow.nodes.early_exit_classifier.training.teacher import Teacher, find_teacher
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +76,7 @@ def train(
     *,
     model: str = MODEL,
     revision: str | None = None,
+    teacher: str | None = None,
     recipe: Recipe | None = None,
     columns: Columns | None = None,
     names: Mapping[str, str] | None = None,
@@ -84,9 +86,10 @@ def train(
     """Train heads, and the encoder `model` under them, and write an artefact into the folder `out`.
 
     `sources` are what `read_labelled` reads; `names` says what its labels are to be called, and `data_name` what the
-    card calls the data. The same input gives the same artefact on the same machine. A run that was killed goes on where
-    it was. Raises InputError for data that cannot be used, listing all bad rows, for a folder that cannot be written
-    and for a training that diverges, and MissingModel or ArtefactError for an encoder that cannot be used.
+    card calls the data. `teacher` is a larger classifier to imitate, a folder or hub id. The same input gives the same
+    artefact on the same machine. A run that was killed goes on where it was. Raises InputError for data that cannot be
+    used, listing all bad rows, for a teacher of other labels, for a folder that cannot be written and for a training
+    that diverges, and MissingModel or ArtefactError for an encoder that cannot be used.
     """
     recipe = recipe or Recipe()
     data = read_data(sources, recipe, columns, names or {})
@@ -110,9 +113,14 @@ def train(
     )
     trained = EarlyExitModel(architecture, heads, reader, data.labels)
     _try_out(out)
-    checkpoint = Checkpoint(out / ".training", _digest(base, recipe, data))
+    larger = None if teacher is None else find_teacher(teacher)
+    texts = data.texts(data.split.train)
+    imitated = None if larger is None else larger.logits(texts, data.labels, out / ".training", progress)
+    checkpoint = Checkpoint(out / ".training", _digest(base, larger, recipe, data))
     classes = data.classes(data.split.train)
-    fitted = fitting.Fitting(trained, recipe, tokens, classes, checkpoint, progress, held_out=held_out)
+    fitted = fitting.Fitting(
+        trained, recipe, tokens, classes, checkpoint, progress, held_out=held_out, teacher=imitated
+    )
     fitted.fit()
 
     shipped = architecture_of(read_base(place)[0])
@@ -127,11 +135,12 @@ def train(
         model,
         recipe,
         revision=revision,
+        teacher=teacher,
         columns=columns or Columns(),
         names=names or {},
         data_name=data_name,
     )
-    size = _write(out, base, recipe, data, heads, changes, figures, sums, command, data_name)
+    size = _write(out, base, larger, recipe, data, heads, changes, figures, sums, command, data_name)
     shutil.rmtree(out / ".training", ignore_errors=True)
     return Report(out, len(tokens), _told(figures), size)
 
@@ -202,9 +211,9 @@ def _try_out(out: Path) -> None:
         raise InputError(f"{out} cannot be written ({error}): give another folder with --out") from error
 
 
-def _digest(base: Base, recipe: Recipe, data: Data) -> str:
+def _digest(base: Base, teacher: Teacher | None, recipe: Recipe, data: Data) -> str:
     """Changes with whatever decides the outcome of a training."""
-    parts = [dataclasses.asdict(base), recipe.as_dict(), code_digest(fitting, stages)]
+    parts = [dataclasses.asdict(base), teacher and teacher.sha256, recipe.as_dict(), code_digest(fitting, stages)]
     rows = [[data.rows[index].text, data.truth[index]] for index in data.split.train]
     return hashlib.sha256(json.dumps([parts, rows]).encode()).hexdigest()
 
@@ -212,6 +221,7 @@ def _digest(base: Base, recipe: Recipe, data: Data) -> str:
 def _write(
     out: Path,
     base: Base,
+    teacher: Teacher | None,
     recipe: Recipe,
     data: Data,
     heads: Heads,
@@ -231,6 +241,7 @@ def _write(
     split = {side: len(rows) for side, rows in vars(data.split).items()}
     training = {
         "command": command,
+        "teacher": None if teacher is None else {"model": teacher.model, "sha256": teacher.sha256},
         "recipe": recipe.as_dict(),
         "rows": split,
         "data": dict(sums),
@@ -252,7 +263,8 @@ def _write(
     )
     classes = data.classes(data.split.train)
     counts = {name: classes.count(place) for place, name in enumerate(data.labels)}
-    card = render_card(base, counts, recipe, figures, sources=sums, rows=split, command=command, data_name=data_name)
+    sources = sums if teacher is None else {**sums, f"weights of {teacher.model}, the teacher": teacher.sha256}
+    card = render_card(base, counts, recipe, figures, sources=sources, rows=split, command=command, data_name=data_name)
     texts = {"README.md": card, PICTURE: draw(figures), artefact.DESCRIPTION: facts.text()}
     files |= {name: text.encode() for name, text in texts.items()}  # what says that the artefact is whole comes last
     for left in (out / artefact.DELTAS, *out.glob(artefact.CRITERIA)):

@@ -14,10 +14,10 @@ _SECONDS = 120.0
 
 
 class Checkpoint:
-    """The state of one training in a folder. `digest` tells it from others, whose state is not taken up."""
+    """The state of one piece of work in a folder. `digest` tells it from others, whose state is not taken up."""
 
-    def __init__(self, folder: Path, digest: str) -> None:
-        self._path = folder / "checkpoint.pt"
+    def __init__(self, folder: Path, digest: str, name: str = "checkpoint") -> None:
+        self._path = folder / f"{name}.pt"
         self._digest = digest
         self._kept = time.monotonic()
 
@@ -25,7 +25,7 @@ class Checkpoint:
         """The state that was kept last; None if there is none of this training."""
         try:
             state = torch.load(self._path, weights_only=True)  # runs no code that the file may hold
-        except Exception:  # absent, cut short or another program's: the training starts anew
+        except Exception:  # absent, cut short or another program's: the work starts anew
             return None
         return state if isinstance(state, dict) and state.get("digest") == self._digest else None
 

@@ -19,6 +19,7 @@ def command_line(
     recipe: Recipe,
     *,
     revision: str | None,
+    teacher: str | None,
     columns: Columns,
     names: Mapping[str, str],
     data_name: str | None,
@@ -28,7 +29,13 @@ def command_line(
     for source in sources:
         words += ["--data", source]
     words += ["--out", out, "--model", model]
-    told = {"revision": revision, "text-column": columns.text, "label-column": columns.label, "data-name": data_name}
+    told = {
+        "revision": revision,
+        "teacher": teacher,
+        "text-column": columns.text,
+        "label-column": columns.label,
+        "data-name": data_name,
+    }
     for option, value in told.items():
         if value is not None:
             words += [f"--{option}", value]

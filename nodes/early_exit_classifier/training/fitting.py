@@ -40,8 +40,10 @@ class Fitting:
         progress: Callable[[int, int, str], None],
         *,
         held_out: Sequence[Tokens] = (),
+        teacher: Tensor | None = None,
     ) -> None:
-        """`tokens` and `labels` are learnt; of `held_out`, only `alone` is told."""
+        """`tokens` and `labels` are learnt, and `teacher`, a larger model's logits on them, is imitated from the
+        beginning; of `held_out`, only `alone` is told."""
         self._model = model
         self._recipe = recipe
         self._tokens = tokens
@@ -49,8 +51,9 @@ class Fitting:
         self._checkpoint = checkpoint
         self._progress = progress
         self._loss = Loss(recipe, len(model.layers), self._class_weights() if recipe.balanced else None)
-        self._teacher: Tensor | None = None
-        """Logits (rows, labels) of the last exit as it was trained alone."""
+        self._given = teacher is not None
+        self._teacher = teacher
+        """Logits (rows, labels) to imitate: those given, else of the last exit as it was trained alone."""
         self._held_out = held_out
         self.alone: Tensor | None = None
         """Logits (rows, labels) on the rows held out, of encoder and last exit trained alone."""
@@ -110,7 +113,8 @@ class Fitting:
     def _end(self, number: int, stage: Stage) -> None:
         """What one stage leaves to the next."""
         if stage.last_only:
-            self._teacher = self._last_logits(self._tokens)
+            if not self._given:
+                self._teacher = self._last_logits(self._tokens)
             self.alone = self._last_logits(self._held_out)
         self._keep(number + 1)
 

@@ -56,17 +56,18 @@ class Loss:
     def __call__(self, logits: Sequence[Tensor], labels: Tensor, teacher: Tensor | None, last_only: bool) -> Tensor:
         """`logits` (rows, labels) of each exit. `teacher` are logits too; None is for the last exit's own."""
         if last_only:
-            return self._of_labels(logits[-1].float(), labels)
+            return self._of_exit(logits[-1].float(), labels, teacher)
         target = logits[-1].detach().float() if teacher is None else teacher
         total = torch.zeros(())
         for place, (weight, each) in enumerate(zip(self._weights, logits, strict=True)):
-            given = each.float()
-            share = 0.0 if teacher is None and place == len(logits) - 1 else self._recipe.distil
-            loss = (1 - share) * self._of_labels(given, labels)
-            if share:
-                loss = loss + share * self._of_teacher(given, target)
-            total = total + weight * loss
+            imitates_itself = teacher is None and place == len(logits) - 1
+            total = total + weight * self._of_exit(each.float(), labels, None if imitates_itself else target)
         return total / len(logits)
+
+    def _of_exit(self, logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
+        share = 0.0 if teacher is None else self._recipe.distil
+        loss = (1 - share) * self._of_labels(logits, labels)
+        return loss if teacher is None or not share else loss + share * self._of_teacher(logits, teacher)
 
     def _of_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(logits, labels, self._class_weights)

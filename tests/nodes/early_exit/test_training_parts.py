@@ -68,11 +68,19 @@ def test_a_command_gives_every_part_of_a_recipe() -> None:
     recipe = Recipe(exits=(0, 2), shared=True, decay=0.1, weighting="late")
     columns = Columns("words", "mood")
     line = command_line(
-        ["a b.csv"], "out", "own/model", recipe, revision="c0ffee", columns=columns, names={"0": "no"}, data_name=None
+        ["a b.csv"],
+        "out",
+        "own/model",
+        recipe,
+        revision="c0ffee",
+        teacher="big",
+        columns=columns,
+        names={"0": "no"},
+        data_name=None,
     )
     assert line == (
-        "dynflow train early-exit --data 'a b.csv' --out out --model own/model --revision c0ffee --text-column words "
-        "--label-column mood --name 0=no --weighting late --exits 0,2 --shared --decay 0.1"
+        "dynflow train early-exit --data 'a b.csv' --out out --model own/model --revision c0ffee --teacher big "
+        "--text-column words --label-column mood --name 0=no --weighting late --exits 0,2 --shared --decay 0.1"
     )
 
 

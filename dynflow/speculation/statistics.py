@@ -88,5 +88,7 @@ class Speculation:
     def from_dict(cls, values: Mapping[str, Any]) -> Speculation:
         """Reads what `as_dict` gave; keys that this version does not know are passed over."""
         known = {field.name for field in fields(cls)}
-        plain: dict[str, Any] = {name: value for name, value in values.items() if name in known}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()})
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in known
+        }
+        return cls(**plain)

@@ -1,0 +1,54 @@
+"""The suffix automaton against a search that tries every place."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynflow.speculation.suffix_automaton import SuffixAutomaton
+
+
+def naive(text: list[int]) -> tuple[int, int]:
+    """Length and most recent earlier end of the longest suffix that occurs earlier."""
+    best = (0, -1)
+    for end in range(len(text) - 1):
+        length = 0
+        while length <= end and text[end - length] == text[len(text) - 1 - length]:
+            length += 1
+        if length and length >= best[0]:
+            best = (length, end)
+    return best
+
+
+pieces = st.lists(st.integers(0, 3), max_size=7)
+copying = st.lists(st.tuples(pieces, st.integers(0, 30), st.integers(0, 12)), max_size=9)
+
+
+@given(copying)
+def test_longest_and_most_recent(parts: list[tuple[list[int], int, int]]) -> None:
+    automaton = SuffixAutomaton()
+    for piece, start, size in parts:
+        for token in piece + automaton.text[start : start + size]:
+            automaton.append(token)
+            assert (automaton.match_length, automaton.match_end) == naive(automaton.text)
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=40), st.integers(0, 12))
+def test_the_continuation_goes_on_as_after_the_match(text: list[int], limit: int) -> None:
+    automaton = SuffixAutomaton()
+    for token in text:
+        automaton.append(token)
+    length, end = naive(text)
+    expected = list(text)
+    for _ in range(limit if length else 0):
+        expected.append(expected[len(expected) - len(text) + end + 1])
+    assert automaton.continuation(limit) == expected[len(text) :]
+
+
+def test_hostile_text_costs_little() -> None:
+    """A run of one token, broken off again and again: noting every suffix at every token would be millions of steps."""
+    automaton = SuffixAutomaton()
+    for index in range(6_000):
+        automaton.append(0 if index % 1_500 else index)
+    assert automaton.match_length == 1_499
+    assert len(automaton._link) <= 2 * len(automaton.text) + 1

@@ -1,0 +1,89 @@
+"""Tiny random language models, and generation with and without speculation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from dynflow.speculation.acceptance import Acceptance
+from dynflow.speculation.controller import Controller
+from dynflow.speculation.costs import Costs
+from dynflow.speculation.decoding import SpeculativeDecoding
+from dynflow.speculation.drafters import Drafter
+
+VOCABULARY = 12
+CHEAP = {1: 1.0, 17: 1.2}
+"""Passes of which more tokens cost hardly more: always worth a draft."""
+
+
+def tiny_llama(seed: int = 0, hidden: int = 16, layers: int = 1, **config: Any) -> Any:
+    """A random Llama whose texts soon repeat themselves."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=hidden,
+            intermediate_size=2 * hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=256,
+            initializer_range=0.5,
+            bos_token_id=None,
+            eos_token_id=11,
+            pad_token_id=11,
+            **config,
+        )
+    )
+    return model.eval()
+
+
+class Tokens:
+    """A writer that keeps the tokens of each pass."""
+
+    def __init__(self) -> None:
+        self.passes: list[tuple[list[int], int]] = []
+        self._tokens: list[int] = []
+
+    def put(self, ids: Any) -> None:
+        self._tokens.append(int(ids))
+
+    def pass_over(self, drafted: int) -> None:
+        self.passes.append((self._tokens, drafted))
+        self._tokens = []
+
+
+def speculating(
+    drafters: Sequence[Drafter], writer: Tokens | None = None, wanted: Any = lambda: True, longest: int = 8
+) -> SpeculativeDecoding:
+    controller = Controller(FixedCosts(CHEAP), Acceptance(400), longest)
+    return SpeculativeDecoding(drafters, controller, writer or Tokens(), wanted)
+
+
+class FixedCosts(Costs):
+    """Learns nothing from the clock."""
+
+    def learn(self, tokens: int, seconds: float) -> None:
+        pass
+
+
+def generate(
+    model: Any, prompt: Sequence[int], decoding: SpeculativeDecoding | None = None, **options: Any
+) -> list[int]:
+    """The answer's tokens, greedy unless the options say otherwise."""
+    import torch
+
+    ids = torch.tensor([prompt])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        text = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            **{"do_sample": False, "max_new_tokens": 32, "custom_generate": decoding, **options},
+        )
+    answer: list[int] = text[0, len(prompt) :].tolist()
+    return answer

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from dynflow.speculation.controller import PLAIN, Controller, Plan
@@ -82,7 +83,7 @@ class SpeculativeDecoding:
             passed = time.perf_counter()
             written = verify(outputs.logits[0, -drafted - 1 :].float(), ids, proposal, logits_processor, self._sampled)
             kept, over = self._write(ids, written, stopping_criteria, accepted=len(written) - 1)
-            ids = ids.new_tensor([text + kept])
+            ids = torch.cat([ids, ids.new_tensor([kept])], dim=1)
             text.extend(kept)
             if drafted > len(written) - 1:
                 cache.crop(len(written) - 1 - drafted)
@@ -129,18 +130,19 @@ class SpeculativeDecoding:
         }
         costly = [name for name, drafter in self._drafters.items() if not drafter.free]
         plan = self._controller.plan(proposals, costly, longest)
-        if plan.drafter is None:
+        name = plan.drafter
+        if name is None:
             return plan, Proposal(), proposals
-        if plan.drafter in proposals:
-            whole = proposals[plan.drafter]
+        if name in proposals:
+            whole = proposals[name]
             proposal = Proposal(whole.tokens[: plan.tokens], whole.evidence)
         else:
             began = time.perf_counter()
-            proposal = self._ask(self._drafters[plan.drafter], text, plan.tokens)
-            self._controller.learn_drafting(plan.drafter, len(proposal.tokens), time.perf_counter() - began)
-            proposals[plan.drafter] = proposal
-            plan = Plan(plan.drafter, len(proposal.tokens))
-        self._used[plan.drafter] = None
+            proposal = self._ask(self._drafters[name], text, plan.tokens)
+            self._controller.learn_drafting(name, len(proposal.tokens), time.perf_counter() - began)
+            proposals[name] = proposal
+            plan = Plan(name, len(proposal.tokens))
+        self._used[name] = None
         return plan, proposal, proposals
 
     def _ask(self, drafter: Drafter, text: list[int], limit: int) -> Proposal:
@@ -153,7 +155,7 @@ class SpeculativeDecoding:
 
     def _write(self, ids: Tensor, written: list[int], criteria: Any, accepted: int) -> tuple[list[int], bool]:
         """The tokens up to the first at which a criterion holds, and whether one does."""
-        text = ids.new_tensor([[*ids[0].tolist(), *written]])
+        text = torch.cat([ids, ids.new_tensor([written])], dim=1)
         over, count = False, 0
         while count < len(written) and not over:
             self._writer.put(text[0, ids.shape[1] + count])

@@ -7,8 +7,10 @@ import importlib
 import logging
 import os
 import secrets
+import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -16,12 +18,17 @@ from typing import Any, ClassVar
 from langchain_core.exceptions import ContextOverflowError, ModelInvalidRequestError
 from langchain_core.messages import BaseMessage
 
-from dynflow.errors import ArtefactError, MissingDependency
+from dynflow.errors import ArtefactError, InputError, MissingDependency
 from dynflow.models.cores import physical_cores
 from dynflow.models.embedded import MODELS, resolve_model_file
 from dynflow.models.engine import Engine, Job, shared
 from dynflow.models.failures import from_status
+from dynflow.models.llama_drafting import dtype_of, set_mode
+from dynflow.models.llama_speculation import LlamaSpeculator
 from dynflow.models.local import LocalChat
+from dynflow.speculation.asked import Asked
+from dynflow.speculation.choosing import Mode
+from dynflow.speculation.statistics import SPECULATION_KEY
 
 _logger = logging.getLogger(__name__)
 
@@ -40,8 +47,11 @@ class LlamaCppChat(LocalChat):
     options beyond the usual ones (`logprobs`, `top_logprobs`, `response_format`, `top_k`, `min_p`, `grammar`, …) go
     to llama.cpp as they are. Temperature 0, or a seed, gives the same text again.
 
-    Raises MissingModel, MissingDependency, ArtefactError (loading), Overloaded, ContextOverflowError, and the
-    ModelError family.
+    The option `speculation` (see `Asked`) lets it draft: by lookup, by an n-gram cache, by another GGUF model of the
+    same vocabulary. Each way of drafting takes a context's memory more, from its first use on.
+
+    Raises MissingModel, MissingDependency, ArtefactError (loading), InputError (a draft model that is none),
+    Overloaded, ContextOverflowError, and the ModelError family.
     """
 
     provider: ClassVar[str] = "llama_cpp"
@@ -55,7 +65,26 @@ class LlamaCppChat(LocalChat):
         key = ("llama_cpp", path, context, reading, writing)
         return shared(key, lambda: LlamaEngine(path, context, reading, writing))
 
+    def warm_up_speculation(self, asked: Asked) -> None:
+        """Load what requests with this `speculation` may use. Raises as `warm_up`, and InputError."""
+        engine = self._loaded()
+        assert isinstance(engine, LlamaEngine)
+        engine.prepare(self._with_draft(asked))
+
+    def _with_draft(self, asked: Asked) -> Asked:
+        """With the path of the draft model. Raises MissingModel, InputError where it cannot draft for this one."""
+        if asked.draft is None:
+            return asked
+        own, draft = (resolve_model_file(name, self.base) for name in (self.settings.model, asked.draft))
+        if draft.samefile(own):
+            raise InputError(f"the draft {asked.draft} is the model itself: a draft must be a smaller model")
+        if draft.stat().st_size > own.stat().st_size:
+            raise InputError(f"the draft {asked.draft} is larger than the model {self.settings.model}: swap them")
+        return replace(asked, draft=str(draft))
+
     def _request(self, messages: list[BaseMessage], options: dict[str, Any]) -> dict[str, Any]:
+        if SPECULATION_KEY in options:
+            options[SPECULATION_KEY] = self._with_draft(Asked.from_dict(options[SPECULATION_KEY])).as_dict()
         if options.get("logprobs"):
             options.setdefault("top_logprobs", 1)  # else llama.cpp lists twenty per token
         # `return_progress` gives an event per batch of the prompt, where a cancelled request can stop.
@@ -87,20 +116,37 @@ class LlamaEngine(Engine):
         """
         super().__init__(path.name)
         self._server = _server(path, context, reading, writing)
+        self._speculator = LlamaSpeculator(
+            self._server, lambda mode: _server(path, context, reading, writing, mode), dtype_of(path)
+        )
+        self._starting = threading.Lock()
 
     def serve(self, job: Job) -> None:
-        self._server.handle_chat_completions(dict(job.request), job.deliver)
+        request = dict(job.request)
+        asked = request.pop(SPECULATION_KEY, None)
+        if asked is None:
+            self._speculator.served_plainly(request)
+            self._server.handle_chat_completions(request, job.deliver)
+        else:
+            with self._starting:
+                self._speculator.serve(job, request, Asked.from_dict(asked))
+
+    def prepare(self, asked: Asked) -> None:
+        """Load what requests with this `speculation` may use. Raises ArtefactError."""
+        with self._starting:
+            self._speculator.prepare(asked)
 
     def abandon(self) -> None:
-        """Keep the server for ever: freeing it would wait for threads that a forked child does not have.
+        """Keep the servers for ever: freeing one would wait for threads that a forked child does not have.
 
         For the same reason such a child must leave by `os._exit`, as those of multiprocessing do.
         """
         super().abandon()
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._server))
+        for server in self._speculator.servers:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(server))
 
 
-def _server(path: Path, context: int, reading: int, writing: int) -> Any:
+def _server(path: Path, context: int, reading: int, writing: int, mode: Mode | None = None) -> Any:
     xllamacpp = _library()
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
@@ -114,6 +160,8 @@ def _server(path: Path, context: int, reading: int, writing: int) -> Any:
     # The wheel always opens a loopback port as well. Nobody is to use it: a key that nobody knows, and no pages.
     params.api_keys = [secrets.token_hex(32)]
     params.ui = params.endpoint_slots = params.endpoint_props = False
+    if mode is not None:
+        set_mode(xllamacpp, params, mode)
     started = time.perf_counter()
     try:
         server = xllamacpp.Server(params)

@@ -11,9 +11,11 @@ from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, Us
 from langchain_core.messages.tool import ToolCallChunk
 from langchain_core.outputs import ChatGenerationChunk
 
+from dynflow.speculation.statistics import ACCEPTED_KEY, SPECULATION_KEY
+
 
 class Reader:
-    """Turns the events of one answer into chunks.
+    """Turns the events of one answer into chunks; statistics of speculation and accepted texts go along.
 
     `feed` gives a chunk for each event that carries content; `end` gives the last one, with usage, finish reason and
     timings; `whole` gives both as one. An answer that ends without a finish reason was cut off: `end` and `whole`
@@ -30,11 +32,16 @@ class Reader:
         self._usage = usage(event.get("usage") or {}) or self._usage
         if event.get("timings"):
             self._about["timings"] = dict(event["timings"])
+        if SPECULATION_KEY in event:
+            self._about[SPECULATION_KEY] = dict(event[SPECULATION_KEY])
         choice = next(iter(event.get("choices") or ()), None)
         if choice is None:
             return None
         self._finish_reason = choice.get("finish_reason") or self._finish_reason
-        return _chunk(choice.get("delta") or choice.get("message") or {}, choice.get("logprobs"))
+        chunk = _chunk(choice.get("delta") or choice.get("message") or {}, choice.get("logprobs"))
+        if chunk is not None and event.get(ACCEPTED_KEY):
+            chunk.generation_info = {**(chunk.generation_info or {}), ACCEPTED_KEY: [chunk.text]}
+        return chunk
 
     def end(self) -> ChatGenerationChunk:
         """The last chunk. Raises ModelConnectionError if no finish reason was read."""

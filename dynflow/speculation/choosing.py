@@ -1,7 +1,8 @@
-"""Whether, and with which settings, to draft by lookup for one whole request: for engines that take them so.
+"""Whether, and with which settings, to draft for one whole request: for engines that take them so.
 
-Decided from the prompt, from what drafts would have won in earlier answers, and from what passes cost here. Nothing is
-tried out at a request's expense: after every answer, drafted or not, each mode is replayed on its text.
+Decided from the prompt, from what drafts would have won in earlier answers, and from what passes cost here. Lookup is
+not tried out at a request's expense: after every answer, drafted or not, each setting is replayed on its text. What
+cannot be replayed, such as a draft model, is measured where it is used, and tried again after a while where it lost.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ _WEIGHT = 0.25
 """Of the latest request in the running means."""
 _MARGIN = 0.03
 """Share of the time that drafting must be expected to save."""
+_FIRST_TRY = 0.9
+"""Time, as a share of plain decoding's, that a measured mode is taken to need before it was used."""
+_RECOVERY = 0.02
+"""How fast a measured mode that lost is thought better of again, a request."""
 _LATEST = 4_000
 """Words of a prompt that replays look at; the last ones."""
 
@@ -37,6 +42,18 @@ class Lookup:
 
     key: int
     most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Drafting of another kind, known by what it won: `drafter`, most tokens per draft, and the draft model's file."""
+
+    drafter: Literal["ngram_cache", "draft_model"]
+    most: int
+    draft: str | None = None
+
+
+Mode = Lookup | Measured
 
 
 @dataclass(slots=True)
@@ -91,42 +108,61 @@ class Chooser:
     tokens: float = 64.0
     """Length of an answer, a running mean."""
     _rates: dict[tuple[Kind, Lookup], Rates] = field(default_factory=dict)
+    _measured: dict[tuple[Kind, Measured], float] = field(default_factory=dict)
 
     def rates(self, kind: Kind, lookup: Lookup) -> Rates:
         """What is expected of a mode for prompts of a kind."""
         return self._rates.setdefault((kind, lookup), expected(kind, lookup))
 
-    def choose(self, prompt: str, modes: Sequence[Lookup], unread: Mapping[Lookup | None, int]) -> Lookup | None:
+    def time(self, kind: Kind, mode: Mode) -> float:
+        """Time per token that is expected of a mode, as a share of plain decoding's."""
+        if isinstance(mode, Measured):
+            return self._measured.get((kind, mode), _FIRST_TRY)
+        return self.rates(kind, mode).time(self.costs)
+
+    def choose(self, kind: Kind, modes: Sequence[Mode], unread: Mapping[Mode | None, int]) -> Mode | None:
         """The mode that should take least time; None: plain decoding.
 
         `unread` are the characters of the prompt that a mode must read first, and another may still have in its cache.
         """
-        kind = kind_of(prompt)
-        times = {mode: self.rates(kind, mode).time(self.costs) for mode in modes}
-        worth: dict[Lookup | None, float] = {mode: time for mode, time in times.items() if time < 1.0 - _MARGIN}
+        times = {mode: self.time(kind, mode) for mode in modes}
+        worth: dict[Mode | None, float] = {mode: time for mode, time in times.items() if time < 1.0 - _MARGIN}
         answer = self.tokens * self.costs.plain
         return min(
             (None, *worth),
             key=lambda mode: worth.get(mode, 1.0) * answer + unread.get(mode, 0) * self.costs.reading,
         )
 
-    def learn(self, prompt: str, answer: str, tokens: int, modes: Sequence[Lookup]) -> None:
-        """Take in an answer, however it was written."""
+    def learn(
+        self,
+        kind: Kind,
+        prompt: str,
+        answer: str,
+        tokens: int,
+        modes: Sequence[Mode],
+        used: Mode | None = None,
+        time: float | None = None,
+    ) -> None:
+        """Take in an answer; `time` is what the mode used took for it as a share of plain decoding's, if known."""
         if not tokens:
             return
         self.tokens += _WEIGHT * (tokens - self.tokens)
-        kind = kind_of(prompt)
         before, words = _WORDS.findall(prompt)[-_LATEST:], _WORDS.findall(answer)
         for mode in modes if words else ():
-            drafted, accepted = replay(before, words, mode)
-            self.rates(kind, mode).learn(drafted / len(words), accepted / len(words))
+            if isinstance(mode, Lookup):
+                drafted, accepted = replay(before, words, mode)
+                self.rates(kind, mode).learn(drafted / len(words), accepted / len(words))
+            elif mode != used:
+                self._measured[kind, mode] = self.time(kind, mode) * (1.0 - _RECOVERY)
+            elif time is not None:
+                self._measured[kind, mode] = self.time(kind, mode) + _WEIGHT * (time - self.time(kind, mode))
 
 
-def kind_of(prompt: str) -> Kind:
-    """What the prompt asks for, by its length and its words."""
+def kind_of(prompt: str, instruction: str) -> Kind:
+    """What a prompt asks for: by its length, and by the words of the part that says what to do."""
     if sum(1 for _ in re.finditer(r"\w+", prompt)) < _MATERIAL:
         return "writes"
-    return "edits" if _AGAIN.search(prompt) else "reads"
+    return "edits" if _AGAIN.search(instruction) else "reads"
 
 
 def replay(prompt: Sequence[str], answer: Sequence[str], mode: Lookup) -> tuple[int, int]:

@@ -12,6 +12,8 @@ Exactness = Literal["exact_greedy", "exact_distribution", "lossy"]
 SPECULATION_KEY = "speculation"
 """Name of the call option that asks for speculation, and of its statistics beside `usage` in an engine's last event
 and in a message's `response_metadata`."""
+ACCEPTED_KEY = "accepted"
+"""Key of an engine's event whose text is a draft's that the target accepted; a message lists all such texts by it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dynflow.speculation.choosing import Chooser, Costs, Lookup, kind_of, replay
+from dynflow.speculation.choosing import Chooser, Costs, Lookup, Measured, kind_of, replay
 
 SHORT, LONG = Lookup(3, 8), Lookup(3, 16)
 TEXT = (
@@ -21,20 +21,20 @@ def chooser(drafted: float = 0.2) -> Chooser:
 
 @pytest.mark.parametrize(("prompt", "kind"), [(COPY, "edits"), (READ, "reads"), (WRITE, "writes")])
 def test_kinds(prompt: str, kind: str) -> None:
-    assert kind_of(prompt) == kind
+    assert kind_of(prompt, prompt) == kind
 
 
 def test_a_copy_is_drafted_and_new_text_is_not() -> None:
-    assert chooser().choose(COPY, [SHORT, LONG], {}) is not None
-    assert chooser().choose(WRITE, [SHORT, LONG], {}) is None
+    assert chooser().choose("edits", [SHORT, LONG], {}) is not None
+    assert chooser().choose("writes", [SHORT, LONG], {}) is None
 
 
 def test_nothing_is_drafted_where_a_batch_costs_as_much_as_its_tokens() -> None:
-    assert chooser(drafted=1.0).choose(COPY, [SHORT, LONG], {}) is None
+    assert chooser(drafted=1.0).choose("edits", [SHORT, LONG], {}) is None
 
 
 def test_nothing_is_drafted_without_a_mode() -> None:
-    assert chooser().choose(COPY, [], {}) is None
+    assert chooser().choose("edits", [], {}) is None
 
 
 MISSES = (
@@ -46,31 +46,31 @@ MISSES = (
 def test_it_learns_that_a_flow_does_not_copy_and_that_it_does_again() -> None:
     own = chooser(drafted=0.3)
     for _ in range(6):
-        own.learn(COPY, MISSES, 30, [SHORT])
-    assert own.choose(COPY, [SHORT], {}) is None
+        own.learn("edits", COPY, MISSES, 30, [SHORT])
+    assert own.choose("edits", [SHORT], {}) is None
     for _ in range(4):
-        own.learn(COPY, TEXT, 60, [SHORT])
-    assert own.choose(COPY, [SHORT], {}) == SHORT
+        own.learn("edits", COPY, TEXT, 60, [SHORT])
+    assert own.choose("edits", [SHORT], {}) == SHORT
 
 
 def test_it_learns_that_new_text_repeats_itself() -> None:
     own = chooser()
     for _ in range(6):
-        own.learn(WRITE, "and the sea sings to the shore " * 12, 84, [SHORT])
-    assert own.choose(WRITE, [SHORT], {}) == SHORT
+        own.learn("writes", WRITE, "and the sea sings to the shore " * 12, 84, [SHORT])
+    assert own.choose("writes", [SHORT], {}) == SHORT
 
 
 def test_kinds_are_learned_apart() -> None:
     own = chooser(drafted=0.3)
     for _ in range(6):
-        own.learn(READ, MISSES, 30, [SHORT])
-    assert own.choose(READ, [SHORT], {}) is None
-    assert own.choose(COPY, [SHORT], {}) == SHORT
+        own.learn("reads", READ, MISSES, 30, [SHORT])
+    assert own.choose("reads", [SHORT], {}) is None
+    assert own.choose("edits", [SHORT], {}) == SHORT
 
 
 def test_a_long_conversation_stays_where_it_has_been_read() -> None:
-    assert chooser().choose(COPY, [SHORT], {SHORT: 5_000, None: 0}) is None
-    assert chooser().choose(COPY, [SHORT], {SHORT: 5_000, None: 5_000}) == SHORT
+    assert chooser().choose("edits", [SHORT], {SHORT: 5_000, None: 0}) is None
+    assert chooser().choose("edits", [SHORT], {SHORT: 5_000, None: 5_000}) == SHORT
 
 
 def test_costs_follow_what_is_measured_within_bounds() -> None:
@@ -95,3 +95,14 @@ def test_replay_of_a_copy_of_a_repetition_and_of_new_text() -> None:
 def test_replay_counts_what_is_refused() -> None:
     drafted, accepted = replay(["a", "b", "c", "d", "e", "f"], ["a", "b", "c", "x", "y", "z"], Lookup(3, 8))
     assert (drafted, accepted) == (2, 0)
+
+
+def test_a_measured_mode_that_loses_is_left_and_tried_again() -> None:
+    own, mode = chooser(), Measured("draft_model", 8, "tiny.gguf")
+    assert own.choose("writes", [mode], {}) == mode
+    for _ in range(3):
+        own.learn("writes", WRITE, TEXT, 60, [mode], mode, 1.5)
+    assert own.choose("writes", [mode], {}) is None
+    for _ in range(20):
+        own.learn("writes", WRITE, TEXT, 60, [mode])
+    assert own.choose("writes", [mode], {}) == mode

@@ -46,7 +46,7 @@ def known(settings: ModelSettings) -> Known:
         found = MODELS[settings.model].capabilities
     elif settings.provider == "llama_cpp":
         found = Capabilities(images=False, audio=False)  # text only: no projector is loaded
-    elif settings.provider in ("transformers", "encoder"):
+    elif settings.provider in ("transformers", "encoder", "diffusers"):
         found = Capabilities(tools=False, images=False, audio=False)
     else:
         found = _capabilities(entry)

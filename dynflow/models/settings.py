@@ -108,6 +108,15 @@ class ModelSettings(Options):
         description="further attempts after one that failed; default: 2, none for a model of the host's",
     )
     threads: int | None = Field(default=None, gt=0, description="CPU threads of a local model")
+    device: str | None = Field(
+        default=None, min_length=1, description="of diffusers: such as cuda, cuda:1, mps or cpu; default: a GPU if any"
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
+        default=None, description="of diffusers and transformers: numbers that weights are kept in; default: float32"
+    )
+    offload: Literal["model", "sequential"] | None = Field(
+        default=None, description="of diffusers: keep what is not at work in main memory, by model or by layer"
+    )
     queue: int = Field(default=64, gt=0, description="requests that may wait for a local model")
     price: Price | None = Field(default=None, description="overrides the known price")
     capabilities: Capabilities = Field(default=Capabilities(), description="overrides what is known of the model")
@@ -116,6 +125,14 @@ class ModelSettings(Options):
     def _needs_a_name(self) -> Self:
         if not self.model and self.provider != "host":
             raise ValueError(f"provider {self.provider} needs `model:`")
+        return self
+
+    @model_validator(mode="after")
+    def _places_pipelines_only(self) -> Self:
+        places = ("device", "offload") if self.provider == "transformers" else ("device", "dtype", "offload")
+        placed = [name for name in places if getattr(self, name) is not None]
+        if placed and self.provider != "diffusers":
+            raise ValueError(f"`{placed[0]}` is an option of provider diffusers, not of {self.provider}")
         return self
 
     @property

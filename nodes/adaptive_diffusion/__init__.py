@@ -1,0 +1,315 @@
+"""`adaptive_diffusion`: draws an image from a text, in as many denoising steps as this text needs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NotRequired
+
+from langchain_core.messages import AIMessage
+from pydantic import ConfigDict, Field, FiniteFloat
+from typing_extensions import TypedDict
+
+from dynflow.energy import Meter
+from dynflow.errors import DynflowError, InputError, NodeFailed
+from dynflow.language.references import Reference
+from dynflow.language.spec import Role
+from dynflow.language.types import PortType, integer
+from dynflow.ledger import Compute, Usage
+from dynflow.node import AnswerType, BuildScope, Call, Cancelled, Finding, ModelName, Node, NodeOptions, Output
+from dynflow.nodes.adaptive_diffusion.deciders import Account, BudgetOfSeconds, BudgetOfSteps, Converge
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dynflow.models.diffusers import LoadedPipeline
+    from dynflow.nodes.adaptive_diffusion.deciders import Decider
+    from dynflow.nodes.adaptive_diffusion.drawing import Drawn, Look, Order
+    from dynflow.nodes.adaptive_diffusion.predictor import Predictor
+
+_LOOK = 0.05
+"""Seconds between looks at whether anybody still waits, while the pipeline is busy with other requests."""
+_CLOSED = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+
+class ConvergeOption(TypedDict):
+    """Stop where the predicted clean image no longer moves."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    threshold: Annotated[
+        FiniteFloat | Reference,
+        Field(description="how far, relative to its size, the clean image may still seem to go; such as 0.1"),
+    ]
+    patience: NotRequired[Annotated[int, Field(ge=1, description="steps in a row that must be calm; default: 1")]]
+    least: NotRequired[Annotated[int, Field(ge=2, description="steps that are taken in any case; default: 2")]]
+
+
+class PredictOption(TypedDict):
+    """Plan as many steps as a trained predictor says that the prompt needs."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    artefact: Annotated[str, Field(description="folder of the predictor")]
+    quantile: Annotated[FiniteFloat, Field(description="share of images that the planned steps suffice for")]
+
+
+class BudgetOption(TypedDict):
+    """Hold a mean over all images of this node; one of the two."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    steps: NotRequired[Annotated[FiniteFloat, Field(ge=1, description="mean steps per image")]]
+    seconds: NotRequired[Annotated[FiniteFloat, Field(gt=0, description="mean seconds per image")]]
+
+
+class GuidanceOption(TypedDict):
+    """Classifier-free guidance, ended before the last step."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+
+    scale: Annotated[FiniteFloat | Reference, Field(description="guidance scale")]
+    until: Annotated[
+        FiniteFloat | Reference, Field(description="share of the steps that are guided, 0…1; those after cost half")
+    ]
+
+
+class AdaptiveDiffusion(Node):
+    """Draw an image in as few steps as it needs."""
+
+    type = "adaptive_diffusion"
+    role: ClassVar[Role] = "answer"
+    summary = "draws an image from a text, in as many denoising steps as it needs"
+    extra = "diffusers"
+    batches: ClassVar[bool] = True
+
+    class Options(NodeOptions):
+        """Which pipeline, what to draw, and what decides its steps."""
+
+        model: ModelName = Field(
+            description="an entry of `models:` whose provider is `diffusers`: embedded/shapes, a folder, or a hub id"
+        )
+        prompt: str | None = Field(default=None, description="what to draw; default: the last user turn")
+        negative: str | None = Field(default=None, description="what not to draw, where the pipeline takes it")
+        steps: int = Field(default=50, ge=1, le=1000, description="denoising steps, or the most where others decide")
+        converge: ConvergeOption | None = Field(
+            default=None, description="stop where the predicted clean image no longer moves, and keep that image"
+        )
+        predict: PredictOption | None = Field(default=None, description="plan the steps from the prompt")
+        budget: BudgetOption | None = Field(
+            default=None, description="hold mean `steps` or `seconds` per image: hard ones get what easy ones leave"
+        )
+        size: int | list[int] | None = Field(
+            default=None, description="side, or [width, height], in pixels; default: the pipeline's own"
+        )
+        guidance: FiniteFloat | GuidanceOption | None = Field(
+            default=None, description="guidance scale, or `scale` and `until`; default: the pipeline's own"
+        )
+        seed: int | None = Field(default=None, ge=0, lt=2**63, description="of the noise; default: a new one each time")
+
+    ports: ClassVar[Mapping[str, PortType]] = {
+        "image": PortType("image", "the image, a content block with PNG bytes in base64"),
+        "steps": integer("times that the denoiser was called"),
+        "planned": integer("steps that were planned: the length of its schedule"),
+    }
+
+    @classmethod
+    def check(cls, options: Any, scope: BuildScope) -> Iterable[Finding]:
+        from dynflow.nodes.adaptive_diffusion.checks import findings
+
+        return findings(options, scope)
+
+    @classmethod
+    def streams(cls, options: Any) -> bool:
+        return False
+
+    @classmethod
+    def answer_type(cls, options: Any, scope: BuildScope) -> AnswerType:
+        return AIMessage
+
+    def __init__(self, node_id: str, options: Any, resources: Any) -> None:
+        super().__init__(node_id, options, resources)
+        self._pipeline: LoadedPipeline | None = None
+        self._account = Account()
+
+    @property
+    def _loaded(self) -> LoadedPipeline:
+        if self._pipeline is None:
+            from dynflow.nodes.adaptive_diffusion.pipelines import loaded, located
+
+            folder: Path | None = self.resources.folder
+            self._pipeline = loaded(located(self.resources.model_settings(self.options.model), folder), folder)
+        return self._pipeline
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        from dynflow.learning.heads import located
+        from dynflow.nodes.adaptive_diffusion.predictor import Predictor, describe
+
+        return Predictor(describe(located(self.options.predict["artefact"], self.resources.folder)))
+
+    def warm_up(self) -> None:
+        self._loaded  # noqa: B018
+        if self.options.predict is not None:
+            self._predictor.warm_up()
+
+    def close(self) -> None:
+        self._pipeline = None
+
+    def run(self, call: Call) -> Output:
+        [result] = self._drawn([call], call.check)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def run_batch(self, calls: Sequence[Call]) -> list[Output | Exception]:
+        def check() -> None:
+            if all(call.called_off() for call in calls):
+                raise Cancelled
+
+        return self._drawn(calls, check)
+
+    def _drawn(self, calls: Sequence[Call], check: Callable[[], None]) -> list[Output | Exception]:
+        """What each call gives, once the pipeline is free. Raises `Cancelled` where nobody waits any more."""
+        if threading.current_thread().daemon:
+            from dynflow.models.apart import apart
+
+            return apart(lambda: self._in_turn(calls, check))
+        return self._in_turn(calls, check)
+
+    def _in_turn(self, calls: Sequence[Call], check: Callable[[], None]) -> list[Output | Exception]:
+        from dynflow.nodes.adaptive_diffusion.drawing import draw
+
+        loaded = self._loaded
+        while not loaded.turn.acquire(timeout=_LOOK):
+            check()
+        orders: dict[int, Order] = {}
+        drawn: Mapping[int, Drawn | Exception] = {}
+        results: list[Output | Exception] = [Cancelled()] * len(calls)
+        try:
+            _use_threads(self.resources.model_settings(self.options.model).threads)
+            for place, call in enumerate(calls):
+                try:
+                    orders[place] = self._order(call)
+                except DynflowError as error:
+                    results[place] = error
+            meter = Meter()
+            drawn = dict(zip(orders, draw(loaded.pipeline, list(orders.values()), check), strict=True))
+            measured = meter.read() if len(calls) == 1 else None
+        finally:
+            loaded.turn.release()
+            for place, order in orders.items():
+                _settle(order, drawn.get(place))
+        for place, found in drawn.items():
+            if isinstance(found, Exception):
+                results[place] = found
+            else:
+                compute = measured or Compute(found.seconds)
+                results[place] = self._output(found, orders[place], calls[place].options.steps, compute)
+        return results
+
+    def _order(self, call: Call) -> Order:
+        """What is to be drawn, planned by the deciders. Raises InputError or NodeFailed for what cannot be."""
+        from dynflow.nodes.adaptive_diffusion.drawing import Order
+
+        options = call.options
+        prompt = str(call.request.text if options.prompt is None else options.prompt)
+        if not prompt.strip():
+            raise InputError("there is nothing to draw: the prompt is empty")
+        look = look_of(options)
+        planned, decisions = options.steps, []
+        for decider in self._deciders(options):
+            decision = decider.decide(prompt, planned)
+            planned = decision.planned
+            decisions.append(decision)
+        seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
+        return Order(prompt, seed, planned, look, options.negative, decisions)
+
+    def _deciders(self, options: Any) -> Iterable[Decider]:
+        """In the order in which they plan: a budget holds what the others leave of it."""
+        if options.predict is not None:
+            from dynflow.nodes.adaptive_diffusion.predictor import Predict
+
+            yield Predict(self._predictor, options.predict["quantile"])
+        if options.converge is not None:
+            yield converge_of(options.converge)
+        if options.budget is not None:
+            kind = BudgetOfSteps if "steps" in options.budget else BudgetOfSeconds
+            [mean] = options.budget.values()
+            yield kind(mean, self._account)
+
+    def _output(self, drawn: Drawn, order: Order, most: int, compute: Compute) -> Output:
+        """`most` is the steps that it takes without deciders."""
+        buffer = io.BytesIO()
+        drawn.image.save(buffer, format="PNG")
+        image = {
+            "type": "image",
+            "mime_type": "image/png",
+            "base64": base64.b64encode(buffer.getvalue()).decode("ascii"),
+        }
+        saved = drawn.seconds / max(1, drawn.steps) * max(0, most - drawn.steps)
+        about = {
+            "model_name": self.resources.model_settings(self.options.model).model,
+            "steps": drawn.steps,
+            "planned": order.planned,
+            "most": most,
+            "seed": order.seed,
+            "size": list(drawn.image.size),
+            "seconds": round(drawn.seconds, 6),
+            "saved_seconds": round(saved, 6),
+        }
+        return Output(
+            {"image": image, "steps": drawn.steps, "planned": order.planned},
+            AIMessage([image], response_metadata=about),
+            Usage(self.options.model, compute=compute),
+            (_told(drawn, order, most, saved), *drawn.notes),
+        )
+
+
+def converge_of(given: Mapping[str, Any]) -> Converge:
+    """The decider of the option `converge`. Raises NodeFailed for a threshold that is none."""
+    if not given["threshold"] >= 0:
+        raise NodeFailed(f"`converge`: a threshold is 0 or more, not {given['threshold']}")
+    return Converge(**given)
+
+
+def look_of(options: Any) -> Look:
+    """Size and guidance as the options give them. Raises InputError for what is none."""
+    from dynflow.nodes.adaptive_diffusion.drawing import Look
+
+    sides = [options.size] if isinstance(options.size, int) else options.size or []
+    if len(sides) > 2 or any(side < 1 for side in sides):
+        raise InputError(f"`size` is one side or [width, height], in pixels, not {options.size}")
+    guidance, until = options.guidance, 1.0
+    if isinstance(guidance, Mapping):
+        guidance, until = guidance["scale"], guidance["until"]
+    if not 0 <= until <= 1:
+        raise InputError(f"`guidance`: `until` is a share of the steps, 0…1, not {until}")
+    return Look(sides[0] if sides else None, sides[-1] if sides else None, guidance, until)
+
+
+def _settle(order: Order, drawn: Drawn | Exception | None) -> None:
+    """Tell the deciders how it ended; what was not drawn took nothing of a budget."""
+    taken, seconds = (0, 0.0) if drawn is None or isinstance(drawn, Exception) else (drawn.steps, drawn.seconds)
+    for decision in order.decisions:
+        decision.settle(taken, seconds)
+
+
+def _told(drawn: Drawn, order: Order, most: int, saved: float) -> str:
+    """An image's steps, in words for the trace."""
+    planned = "" if order.planned == most else f", {order.planned} planned"
+    ended = ", then it had converged" if drawn.stopped else ""
+    gain = f", about {saved:.2g} s saved" if saved else ""
+    return f"{drawn.steps} of {most} steps{planned}{ended}; {drawn.seconds:.2g} s{gain}"
+
+
+def _use_threads(count: int | None) -> None:
+    """PyTorch keeps the number by thread, and one that is set does not reach threads that have computed before."""
+    import torch
+
+    if count is not None and torch.get_num_threads() != count:
+        torch.set_num_threads(count)

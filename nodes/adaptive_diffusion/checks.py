@@ -1,0 +1,69 @@
+"""What `check` finds of an `adaptive_diffusion`'s options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from dynflow.errors import DynflowError
+from dynflow.language.references import Reference
+from dynflow.language.types import number
+from dynflow.learning.heads import located as head_located
+from dynflow.node import BuildScope, Finding
+from dynflow.nodes.adaptive_diffusion.pipelines import located
+
+_MAPPINGS = ("converge", "predict", "budget", "guidance")
+
+
+def findings(options: Any, scope: BuildScope) -> Iterable[Finding]:
+    """Faults that the options' types cannot show."""
+    folder = scope.file.parent if scope.file is not None else scope.base
+    try:
+        located(scope.spec.models.get(options.model), folder)
+    except DynflowError as error:
+        yield Finding("bad_value", f"the model {options.model!r} draws nothing: {error}", ("model",))
+    if isinstance(options.prompt, str) and not options.prompt.strip():
+        yield Finding("bad_value", "there is nothing to draw: leave `prompt` out for the last user turn", ("prompt",))
+    for name in ("converge", "predict", "budget"):
+        if isinstance(getattr(options, name), Reference):
+            text = f"`{name}` takes a mapping, whose values may be references"
+            yield Finding("static_option", text, (name,))
+    for name in _MAPPINGS:
+        given = getattr(options, name)
+        if isinstance(given, Mapping):
+            yield from _of_numbers(name, given, scope)
+    if isinstance(options.budget, Mapping) and len(options.budget) != 1:
+        yield Finding("bad_value", "`budget` takes `steps` or `seconds`, one of them", ("budget",))
+    if isinstance(options.predict, Mapping):
+        yield from _of_predictor(options, head_located(options.predict["artefact"], folder))
+    yield from _of_size(options.size)
+
+
+def _of_numbers(name: str, given: Mapping[str, Any], scope: BuildScope) -> Iterator[Finding]:
+    for key, value in given.items():
+        if isinstance(value, Reference):
+            if not number().accepts(kind := scope.type_of(value)):
+                yield Finding("type_mismatch", f"`{key}` takes a number; {value} is {kind}", (name, key))
+        elif (key, name) == ("threshold", "converge") and value < 0:
+            yield Finding("bad_value", "a threshold is 0 or more", (name, key))
+        elif (key, name) == ("until", "guidance") and not 0 <= value <= 1:
+            yield Finding("bad_value", "`until` is a share of the steps, 0…1", (name, key))
+
+
+def _of_predictor(options: Any, artefact: str) -> Iterator[Finding]:
+    from dynflow.nodes.adaptive_diffusion.predictor import describe
+
+    try:
+        describe(artefact).place(options.predict["quantile"])
+    except DynflowError as error:
+        yield Finding("bad_value", str(error), ("predict", "artefact"))
+    except ValueError as error:
+        yield Finding("bad_value", str(error), ("predict", "quantile"))
+
+
+def _of_size(size: Any) -> Iterator[Finding]:
+    if size is None or isinstance(size, Reference):
+        return
+    sides = [size] if isinstance(size, int) else size
+    if not 1 <= len(sides) <= 2 or any(isinstance(side, int) and side < 1 for side in sides):
+        yield Finding("bad_value", "`size` is one side or [width, height], in pixels", ("size",))

@@ -1,0 +1,133 @@
+"""What decides how many steps an image takes: each decider may lower its plan, and may end its run."""
+
+from __future__ import annotations
+
+import math
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+Watch = Callable[["torch.Tensor", int], bool]
+"""`watch(clean, left)`: whether an image may stop; its predicted clean latents, and how many planned steps are left."""
+
+
+@dataclass(slots=True)
+class Decision:
+    """What one decider says of one image."""
+
+    planned: int
+    """Steps that its schedule has."""
+    watch: Callable[[], Watch] | None = None
+    """Begins to watch a run of it; called anew where a run is begun again."""
+    settle: Callable[[int, float], object] = lambda taken, seconds: None
+    """Told of its end: steps taken, and seconds."""
+
+
+class Decider(ABC):
+    """Deciders are asked in turn, each with the plan that those before it have left."""
+
+    @abstractmethod
+    def decide(self, prompt: str, steps: int) -> Decision:
+        """How an image with this prompt should run, in `steps` steps at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Converge(Decider):
+    """Stop where the predicted clean image no longer moves, and keep that image.
+
+    Its drift is the change since the step before, as root mean square relative to the image's own, times the steps that
+    are left: about how far it would still go at this pace. It must be at most `threshold` at `patience` steps in a row,
+    of which the first is at least step `least`.
+    """
+
+    threshold: float
+    patience: int = 1
+    least: int = 2
+
+    def decide(self, prompt: str, steps: int) -> Decision:
+        return Decision(steps, watch=self._watch)
+
+    def _watch(self) -> Watch:
+        before: torch.Tensor | None = None
+        taken = calm = 0
+
+        def watch(clean: torch.Tensor, left: int) -> bool:
+            nonlocal before, taken, calm
+            now, last, before = clean.float(), before, clean.float()
+            taken += 1
+            if last is None or taken < self.least:
+                return False
+            size = float(now.square().mean().sqrt())
+            drift = float((now - last).square().mean().sqrt()) * left
+            calm = calm + 1 if drift <= self.threshold * size else 0
+            return calm >= self.patience
+
+        return watch
+
+
+@dataclass(slots=True)
+class Account:
+    """What a stream of images has left of its budget; shared by all requests of a node."""
+
+    saved: float = 0.0
+    """What images before have left over, in the budget's unit; negative where they took more."""
+    seconds_per_step: float | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetOfSteps(Decider):
+    """Hold the mean of steps: an image gets the mean, and what those before it have left over.
+
+    So at no time have n images been given more than n times the mean.
+    """
+
+    mean: float
+    account: Account
+
+    def decide(self, prompt: str, steps: int) -> Decision:
+        account = self.account
+        with account.lock:
+            planned = max(1, min(steps, math.floor(self.mean + account.saved + 1e-9)))
+            account.saved += self.mean - planned
+
+        def settle(taken: int, _seconds: float) -> None:
+            with account.lock:
+                account.saved += planned - taken
+
+        return Decision(planned, settle=settle)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetOfSeconds(Decider):
+    """Hold the mean of seconds, at the pace of the images before; the first one sets it.
+
+    A debt is carried: where an image takes longer, those after it get fewer steps, one at the least.
+    """
+
+    mean: float
+    account: Account
+
+    def decide(self, prompt: str, steps: int) -> Decision:
+        account = self.account
+        with account.lock:
+            pace = account.seconds_per_step
+            affordable = steps if pace is None else math.floor((self.mean + account.saved) / pace)
+            planned = max(1, min(steps, affordable))
+            reserved = planned * (pace or 0.0)
+            account.saved += self.mean - reserved
+
+        def settle(taken: int, seconds: float) -> None:
+            with account.lock:
+                account.saved += reserved - seconds
+                if taken:
+                    newest = seconds / taken
+                    known = account.seconds_per_step
+                    account.seconds_per_step = newest if known is None else 0.7 * known + 0.3 * newest
+
+        return Decision(planned, settle=settle)

@@ -1,0 +1,230 @@
+"""Images drawn with a stock pipeline, each in the steps that its deciders give it."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from dynflow.errors import ArtefactError, DynflowError, InputError, NodeFailed, RefusedByModel
+from dynflow.node import Cancelled
+from dynflow.nodes.adaptive_diffusion.deciders import Decision
+from dynflow.nodes.adaptive_diffusion.steering import Steering, leaves
+
+_SHOWN = 300
+"""Characters of a library's reason why it did not draw."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What images of one run share: size in pixels, guidance scale, the share of the steps that are guided."""
+
+    width: int | None = None
+    height: int | None = None
+    guidance: float | None = None
+    guided: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One image to draw."""
+
+    prompt: str
+    seed: int
+    planned: int
+    look: Look = Look()
+    negative: str | None = None
+    decisions: Sequence[Decision] = ()
+
+
+@dataclass(slots=True)
+class Drawn:
+    """One image (as `output_type` has it), its steps, its seconds (of a batch, its share), words for the trace."""
+
+    image: Any
+    steps: int
+    seconds: float
+    stopped: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def fault_of(pipeline: Any, order: Order) -> str | None:
+    """Why a pipeline cannot draw an order, in words; None: it can."""
+    taken = inspect.signature(type(pipeline).__call__).parameters
+    if not {"prompt", "num_inference_steps"} <= taken.keys():
+        return f"{type(pipeline).__name__} draws no image from a text: choose a text-to-image pipeline"
+    asked = {
+        "negative_prompt": ("negative", order.negative),
+        "guidance_scale": ("guidance", order.look.guidance),
+        "height": ("size", order.look.height),
+    }
+    for name, (option, value) in asked.items():
+        if value is not None and name not in taken:
+            return f"{type(pipeline).__name__} has no `{option}`: leave it out"
+    multiple = _multiple(pipeline)
+    sides = [side for side in (order.look.width, order.look.height) if side is not None]
+    if any(side % multiple for side in sides):
+        shown = " x ".join(map(str, sides))
+        return f"`size`: both sides must be multiples of {multiple} for {type(pipeline).__name__}, and {shown} is not"
+    return None
+
+
+def _multiple(pipeline: Any) -> int:
+    """What the sides of its images are multiples of, in pixels."""
+    processor = getattr(pipeline, "image_processor", None)
+    scale = processor.config.vae_scale_factor if processor is not None else 1
+    transformer = getattr(pipeline, "transformer", None)
+    patch = getattr(transformer.config, "patch_size", 1) if transformer is not None else 1
+    return int(scale) * (patch if isinstance(patch, int) else 1)
+
+
+def draw(
+    pipeline: Any,
+    orders: Sequence[Order],
+    check: Callable[[], None] = lambda: None,
+    *,
+    output_type: str = "pil",
+) -> list[Drawn | Exception]:
+    """Draw them all, results in order; an exception where one could not be drawn.
+
+    Those of one plan and look share a batch, if images can leave it one by one or none of them may stop; where memory
+    does not suffice, half a batch is tried. `check` is called at each step; what it raises goes through.
+    """
+    results: list[Drawn | Exception] = [NodeFailed("the image was not drawn")] * len(orders)
+    groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for place, order in enumerate(orders):
+        if (fault := fault_of(pipeline, order)) is not None:
+            results[place] = InputError(fault)
+            continue
+        alone = any(decision.watch for decision in order.decisions) and not leaves(pipeline)
+        key = (order.planned, order.look, order.negative is None, place if alone else None)
+        groups[key].append(place)
+    for places in groups.values():
+        for part, drawn in _in_memory(pipeline, orders, places, check, output_type):
+            for place, each in zip(part, drawn, strict=True):
+                results[place] = each
+    return results
+
+
+def _in_memory(
+    pipeline: Any, orders: Sequence[Order], places: list[int], check: Callable[[], None], output_type: str
+) -> Iterator[tuple[list[int], Sequence[Drawn | Exception]]]:
+    """The images by batches that memory suffices for."""
+    waiting, smaller = [places], False
+    while waiting:
+        part = waiting.pop()
+        failed: str | None = None
+        drawn: Sequence[Drawn | Exception] = ()
+        try:
+            drawn = _run(pipeline, [orders[place] for place in part], check, output_type)
+        except Cancelled:
+            failed = "cancelled"
+        except DynflowError as error:
+            drawn = [error] * len(part)
+        except Exception as error:
+            if not _out_of_memory(error):
+                drawn = [NodeFailed(f"{type(pipeline).__name__} drew nothing: {_short(error)}")] * len(part)
+            else:
+                failed = "memory"
+        # Out of the handler: an error holds the frames that hold the memory.
+        if failed == "cancelled":
+            _free()
+            raise Cancelled
+        if failed == "memory":
+            _free()
+            if len(part) > 1:
+                waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
+                smaller = True
+                continue
+            reason = (
+                "memory does not suffice for one image: choose a smaller `size`, a `dtype` of 16 bits, or `offload`"
+            )
+            drawn = [NodeFailed(reason)]
+        if smaller:
+            for each in drawn:
+                if isinstance(each, Drawn):
+                    each.notes.append(
+                        f"memory did not suffice for a batch of {len(places)}: drawn {len(part)} at a time"
+                    )
+        yield part, drawn
+
+
+def _run(
+    pipeline: Any, orders: Sequence[Order], check: Callable[[], None], output_type: str
+) -> Sequence[Drawn | Exception]:
+    """One batch, on copies of pipeline and scheduler."""
+    first, look = orders[0], orders[0].look
+    began = time.perf_counter()
+    own = copy.copy(pipeline)
+    own.set_progress_bar_config(disable=True)
+    watches = [[each.watch() for each in order.decisions if each.watch] for order in orders]
+    steering = Steering(own, watches, check, look.guided) if hasattr(own, "scheduler") else None
+    given: Mapping[str, Any] = {
+        "prompt": [order.prompt for order in orders],
+        "negative_prompt": [order.negative for order in orders] if first.negative is not None else None,
+        "guidance_scale": look.guidance,
+        "width": look.width,
+        "height": look.height,
+    }
+    try:
+        check()
+        result = own(
+            **{name: value for name, value in given.items() if value is not None},
+            num_inference_steps=first.planned,
+            generator=[torch.Generator().manual_seed(order.seed) for order in orders],
+            output_type=output_type,
+            **(steering.hooks() if steering else {}),
+        )
+        notes = _notes(own, steering, look, any(watches))
+        taken = list(steering.taken) if steering else [first.planned] * len(orders)
+        stopped = list(steering.stopped) if steering else [False] * len(orders)
+    finally:
+        if steering:
+            steering.release()
+    images = getattr(result, "images", None)
+    if images is None or len(images) != len(orders):
+        raise ArtefactError(f"{type(pipeline).__name__} gave no image for each prompt: choose a text-to-image pipeline")
+    seconds = time.perf_counter() - began
+    withheld = getattr(result, "nsfw_content_detected", None) or [False] * len(orders)
+    return [
+        RefusedByModel("the pipeline's safety checker withheld the image")
+        if withheld[place]
+        else Drawn(
+            images[place], taken[place], seconds * taken[place] / max(1, sum(taken)), stopped[place], list(notes)
+        )
+        for place in range(len(orders))
+    ]
+
+
+def _notes(pipeline: Any, steering: Steering | None, look: Look, watched: bool) -> Iterator[str]:
+    name = type(pipeline).__name__
+    if steering is None:
+        if watched:
+            yield f"{name} has no one scheduler: static steps"
+        return
+    if steering.unread:
+        yield f"{type(steering.scheduler).__name__} does not tell of clean images: static steps"
+    if look.guided < 1 and not leaves(pipeline):
+        yield f"{name} has no hook to end guidance by: guided to the end"
+
+
+def _out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # the CPU's has no type of its own
+
+
+def _free() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -1,0 +1,49 @@
+"""The pipelines that come with dynflow, by name, and all others by the provider `diffusers`."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynflow.errors import ArtefactError, MissingDependency
+from dynflow.models.diffusers import find, load
+
+if TYPE_CHECKING:
+    from dynflow.models.diffusers import LoadedPipeline
+    from dynflow.models.settings import ModelSettings
+
+PREFIX = "embedded/"
+SHIPPED = {"embedded/shapes": Path(__file__).parent / "shapes" / "artefact"}
+
+
+def located(settings: ModelSettings | None, folder: Path | None) -> ModelSettings:
+    """The entry with the folder of a shipped pipeline in place of its name; others as they are, looked for.
+
+    Cheap. Raises ArtefactError or MissingModel where it names no pipeline; a hub id is taken at its word.
+    """
+    if settings is None:
+        raise ArtefactError("there is no such entry of `models:`")
+    if settings.provider != "diffusers":
+        raise ArtefactError(f"its provider is {settings.provider}, not diffusers")
+    for option, *_ in settings.references():
+        raise ArtefactError(f"its `{option}` is a reference; write it out: a pipeline is loaded as it stands")
+    if settings.model.startswith(PREFIX):
+        if settings.model not in SHIPPED:
+            near = difflib.get_close_matches(settings.model, SHIPPED, n=1)
+            meant = f" (did you mean {near[0]!r}?)" if near else f": there is {', '.join(SHIPPED)}"
+            raise ArtefactError(f"dynflow brings no pipeline {settings.model!r}{meant}")
+        settings = settings.model_copy(update={"model": str(SHIPPED[settings.model])})
+    find(settings, folder)
+    return settings
+
+
+def loaded(settings: ModelSettings, folder: Path | None) -> LoadedPipeline:
+    """The pipeline, shared. Raises MissingDependency, MissingModel, ArtefactError."""
+    if settings.model not in map(str, SHIPPED.values()):
+        return load(settings, folder)
+    try:
+        from dynflow.nodes.adaptive_diffusion.shapes.pipeline import ShapesPipeline
+    except ImportError as error:
+        raise MissingDependency(error.name or "diffusers", 'pip install "dynflow[diffusers]"') from error
+    return load(settings, folder, ShapesPipeline)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dynflow.models.settings import Price
+from dynflow.speculation.statistics import Speculation
 
 COMPUTE_KEY = "dynflow_compute"
 """Key of `response_metadata` under which a model that runs in this process tells what it took."""
@@ -62,9 +63,11 @@ class Usage:
     cache_write_tokens: int = 0
     compute: Compute | None = None
     """Of a model that runs in this process."""
+    speculation: Speculation | None = None
+    """What drafting did, where it was asked for and told of."""
 
     def __add__(self, other: Usage) -> Usage:
-        """Both together; the model named is the first one's."""
+        """Both together; the model named is the first one's, the speculation the last one's."""
         computes = [usage.compute for usage in (self, other) if usage.compute is not None]
         return Usage(
             self.model,
@@ -75,6 +78,7 @@ class Usage:
             self.estimated or other.estimated,
             self.cache_write_tokens + other.cache_write_tokens,
             computes[0] + computes[1] if len(computes) == 2 else computes[0] if computes else None,
+            other.speculation or self.speculation,
         )
 
 
@@ -116,6 +120,8 @@ class Entry:
             )
         if self.first_token_seconds is not None:
             line["first_token_seconds"] = round(self.first_token_seconds, 6)
+        if usage is not None and usage.speculation is not None:
+            line["speculation"] = usage.speculation.as_dict()
         if usage is not None and (compute := usage.compute) is not None:
             line["compute_seconds"] = round(compute.seconds, 6)
             line["cpu_seconds"] = compute.cpu_seconds

@@ -27,6 +27,7 @@ from dynflow.models.settings import ModelSettings
 from dynflow.node import AnswerType, BuildScope, Call, Finding, ModelName, NodeOptions, Output, RunnableNode, Takes
 from dynflow.prompt_size import PromptSize
 from dynflow.request import estimate_tokens
+from dynflow.speculation.statistics import SPECULATION_KEY, Speculation
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
@@ -131,6 +132,7 @@ class Chat(RunnableNode):
         given = sampling(given, asked, settings.max_tokens if isinstance(settings.max_tokens, int) else None)
         if options.logprobs:
             given["logprobs"] = True
+        given.update(self.call_options())
         format, instruction = self._format(settings.provider, asked.get("response_format"))
         given.update(format)
         system = "\n\n".join(part for part in (options.system, instruction) if part)
@@ -141,6 +143,10 @@ class Chat(RunnableNode):
             given["ls_structured_output_format"] = asked["ls_structured_output_format"]
         prompt = PromptSize(messages, {**asked, **given})
         return Attempts(call, options.model, model, settings, prompt, given, bound), messages
+
+    def call_options(self) -> Mapping[str, Any]:
+        """What a node type that is a chat asks of the model beyond this one's options."""
+        return {}
 
     def finish(self, call: Call, result: Any) -> Output:
         options = call.options
@@ -280,7 +286,7 @@ def _usage(model: str, message: AIMessage) -> Usage:
     if used is None:
         return Usage(model, output_tokens=estimate_tokens(str(message.text)), estimated=True)
     prompt, answer = used.get("input_token_details") or {}, used.get("output_token_details") or {}
-    compute = message.response_metadata.get(COMPUTE_KEY)
+    compute, told = message.response_metadata.get(COMPUTE_KEY), message.response_metadata.get(SPECULATION_KEY)
     return Usage(
         model,
         used["input_tokens"],
@@ -289,6 +295,7 @@ def _usage(model: str, message: AIMessage) -> Usage:
         answer.get("reasoning") or 0,
         cache_write_tokens=prompt.get("cache_creation") or 0,
         compute=None if compute is None else Compute(**compute),
+        speculation=None if told is None else Speculation.from_dict(told),
     )
 
 

@@ -128,7 +128,7 @@ class Tally:
             drafters=(name_of(mode),) if mode is not None and self.drafted else (),
             seconds=self._last,
             seconds_verifying=sum(seconds for _, seconds in self.checked),
-            seconds_plain=plain * max(self.tokens - 1, 0),
+            seconds_plain=plain * max(self.tokens - 1, 0) if self.drafted else self._last,
             exactness="exact_greedy" if greedy else "exact_distribution",
             dtype=dtype,
             fallback=fallback,

@@ -35,7 +35,14 @@ from dynflow.models.remote import CONNECT_SECONDS, SILENT_SECONDS, RemoteChat
 from dynflow.models.secrets import address_parts, redact
 from dynflow.models.sendable import check_key, check_options, sendable_messages
 
-_OPTIONS = {"temperature": "temperature", "top_p": "top_p", "max_tokens": "num_predict", "stop": "stop", "seed": "seed"}
+_OPTIONS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "max_tokens": "num_predict",
+    "stop": "stop",
+    "seed": "seed",
+    "draft_num_predict": "draft_num_predict",
+}
 
 
 class OllamaChat(RemoteChat):
@@ -43,8 +50,9 @@ class OllamaChat(RemoteChat):
 
     `settings.api_base` is the server's address (default: $OLLAMA_HOST, else this machine's port 11434); `api_key`, if
     given, is sent as bearer token; `capabilities.context` sets the context window. Further call options: `tools`,
-    `format` (`json` or a JSON schema), `think`, `keep_alive`. Images go along as data URLs. Of `tool_choice` Ollama's
-    protocol knows nothing: `auto` and `none` are kept, any other is refused.
+    `format` (`json` or a JSON schema), `think`, `keep_alive`, `draft_num_predict` (for models that come with a draft).
+    Images go along as data URLs. Of `tool_choice` Ollama's protocol knows nothing: `auto` and `none` are kept, any
+    other is refused.
 
     Raises MissingDependency and the ModelError family; a stream that breaks off raises ModelConnectionError,
     a server that cannot be connected to its subclass NotReached.

@@ -58,7 +58,7 @@ Mode = Lookup | Measured
 
 @dataclass(slots=True)
 class Costs:
-    """What forward passes of one model take on this machine, as running means in seconds."""
+    """What forward passes of one model take on this machine, as running means in seconds; guesses at first."""
 
     plain: float = 0.015
     """A pass for one token."""
@@ -66,15 +66,17 @@ class Costs:
     """What each drafted token adds to it, as a share of a plain pass."""
     reading: float = 0.0015
     """Reading one character of a prompt."""
+    _measured: set[str] = field(default_factory=set)
 
     def learn(self, plain: float | None, drafted: float | None, reading: float | None) -> None:
         """Take in what one request showed; None: it did not."""
-        if plain is not None:
-            self.plain += _WEIGHT * (plain - self.plain)
         if drafted is not None:
-            self.drafted += _WEIGHT * (min(max(drafted, 0.01), 2.0) - self.drafted)
-        if reading is not None:
-            self.reading += _WEIGHT * (reading - self.reading)
+            drafted = min(max(drafted, 0.01), 2.0)
+        for name, value in (("plain", plain), ("drafted", drafted), ("reading", reading)):
+            if value is not None:
+                weight = _WEIGHT if name in self._measured else 1.0
+                self._measured.add(name)
+                setattr(self, name, getattr(self, name) + weight * (value - getattr(self, name)))
 
 
 @dataclass(slots=True)

@@ -74,12 +74,12 @@ def test_a_long_conversation_stays_where_it_has_been_read() -> None:
 
 
 def test_costs_follow_what_is_measured_within_bounds() -> None:
-    costs = Costs(plain=0.01, drafted=0.2)
-    for _ in range(40):
-        costs.learn(0.02, 99.0, None)
-    assert costs.plain == pytest.approx(0.02, rel=1e-3)
-    assert costs.drafted == pytest.approx(2.0, rel=1e-3)
-    assert costs.reading == Costs().reading
+    costs = Costs()
+    costs.learn(0.02, 99.0, None)
+    assert (costs.plain, costs.drafted, costs.reading) == (0.02, 2.0, Costs().reading)
+    costs.learn(0.04, None, 0.001)
+    assert costs.plain == pytest.approx(0.025)
+    assert costs.reading == 0.001
 
 
 def test_replay_of_a_copy_of_a_repetition_and_of_new_text() -> None:

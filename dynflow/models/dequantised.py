@@ -1,4 +1,4 @@
-"""Keeps GGUF models as transformers wants them: widened to float32 once, then read as safetensors in a second."""
+"""Keeps GGUF models as transformers wants them: widened once, then read as safetensors in a second."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ Load = Callable[[dict[str, Any]], tuple[Any, Any]]
 """Tokenizer and model from transformers' arguments."""
 
 
-def load_kept(file: Path, load: Load) -> tuple[Any, Any]:
-    """Tokenizer and model of a GGUF file. The first time they are kept in the cache folder, under the file's SHA-256.
+def load_kept(file: Path, load: Load, dtype: str = "float32") -> tuple[Any, Any]:
+    """Tokenizer and model of a GGUF file. The first time they are kept in the cache folder, under the file's SHA-256
+    and `dtype`, which is what `load` widens to.
 
     What is kept is checked against its own hashes, and made anew where it is damaged. A cache that cannot be written
     costs time, nothing else.
     """
-    folder = cache_folder() / "dequantised" / f"{_sha256(file)}-float32"
+    folder = cache_folder() / "dequantised" / f"{_sha256(file)}-{dtype}"
     if _intact(folder):
         try:
             return load({"pretrained_model_name_or_path": str(folder)})

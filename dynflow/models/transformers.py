@@ -8,11 +8,15 @@ from __future__ import annotations
 import importlib
 import logging
 import warnings
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from langchain_core.exceptions import ContextOverflowError, ModelInvalidRequestError
+from langchain_core.messages import BaseMessage
 
 from dynflow.errors import ArtefactError, MissingDependency, MissingModel
 from dynflow.models.cores import physical_cores
@@ -21,13 +25,20 @@ from dynflow.models.embedded import PREFIX, resolve_model_file
 from dynflow.models.engine import Engine, Job, shared
 from dynflow.models.local import LocalChat
 from dynflow.models.stop_texts import StopTexts
+from dynflow.speculation.asked import Asked
+from dynflow.speculation.statistics import ACCEPTED_KEY, SPECULATION_KEY, Exactness, Speculation
+
+if TYPE_CHECKING:
+    from dynflow.speculation.decoding import SpeculativeDecoding
+    from dynflow.speculation.speculator import Speculator
 
 _MAX_TOKENS = 1024  # of an answer, unless set
+_DRAFT = "draft"  # in a request: the source of the draft model that it asks for
 _HUB_SECONDS = 10.0  # how long the hub may take to say whether it has a model
 
 
 class TransformersChat(LocalChat):
-    """A causal language model as chat model, in float32.
+    """A causal language model as chat model, in float32 unless `settings.dtype` says otherwise.
 
     `settings.model` is a hub id (with `revision`), a folder, a `.gguf` file, or `embedded/<name>`; a GGUF file is
     widened to float32 when it is first loaded, which takes half a minute for 135M weights, and then kept in the cache
@@ -40,27 +51,65 @@ class TransformersChat(LocalChat):
 
     provider: ClassVar[str] = "transformers"
 
+    def warm_up_speculation(self, asked: Asked) -> None:
+        """Load and measure what speculation needs. Raises ArtefactError, with the reason, where it cannot be."""
+        engine = self._loaded()
+        assert isinstance(engine, TransformersEngine)
+        engine.prepare_speculation(self._source(asked.draft) if asked.draft else None)
+
     def _load(self) -> Engine:
-        settings, threads = self.settings, self.settings.threads or physical_cores()
-        folder = (self.base or Path()) / settings.model
-        if settings.model.startswith(PREFIX) or settings.model.endswith(".gguf"):
-            source: dict[str, Any] = {"gguf": resolve_model_file(settings.model, self.base)}
+        return self._source(self.settings.model).engine()
+
+    def _request(self, messages: list[BaseMessage], options: dict[str, Any]) -> dict[str, Any]:
+        request = super()._request(messages, options)
+        if draft := (options.get(SPECULATION_KEY) or {}).get("draft"):
+            request[_DRAFT] = self._source(draft)
+        return request
+
+    def _source(self, name: str) -> _Source:
+        """Where the model of this name, or a draft model for it, comes from. Raises MissingModel."""
+        folder = (self.base or Path()) / name
+        if name.startswith(PREFIX) or name.endswith(".gguf"):
+            arguments: dict[str, Any] = {"gguf": resolve_model_file(name, self.base)}
         elif folder.is_dir():
             if not (folder / "config.json").is_file():
                 raise MissingModel(f"{folder} holds no model: it has no config.json")
-            source = {"pretrained_model_name_or_path": str(folder)}
+            arguments = {"pretrained_model_name_or_path": str(folder)}
         else:
-            source = {"pretrained_model_name_or_path": settings.model, "revision": settings.revision or "main"}
-        key = ("transformers", *source.values(), threads)
-        return shared(key, lambda: TransformersEngine(settings.model, source, threads))
+            revision = (self.settings.revision if name == self.settings.model else None) or "main"
+            arguments = {"pretrained_model_name_or_path": name, "revision": revision}
+        return _Source(name, arguments, self.settings.threads or physical_cores(), self.settings.dtype or "float32")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a model is loaded from, and how."""
+
+    name: str
+    arguments: dict[str, Any]
+    threads: int
+    dtype: str
+
+    @property
+    def key(self) -> Hashable:
+        """What tells one engine from another."""
+        return ("transformers", *self.arguments.values(), self.threads, self.dtype)
+
+    def engine(self) -> TransformersEngine:
+        """Loaded, or shared with others who name it alike."""
+        engine = shared(self.key, lambda: TransformersEngine(self.name, self.arguments, self.threads, self.dtype))
+        assert isinstance(engine, TransformersEngine)
+        return engine
 
 
 class TransformersEngine(Engine):
     """Tokenizer and weights, and the generation of one answer after another."""
 
-    def __init__(self, name: str, source: dict[str, Any], threads: int) -> None:
+    def __init__(self, name: str, source: dict[str, Any], threads: int, dtype: str = "float32") -> None:
         """Load. Raises MissingDependency, MissingModel, ArtefactError."""
         super().__init__(name)
+        self._dtype = dtype
+        self._drafts: dict[Hashable, TransformersEngine | str] = {}  # or why it cannot draft
         self._torch, self._transformers = _library("torch"), _library("transformers")
         self._torch.set_num_threads(threads)
         if "revision" in source:
@@ -69,7 +118,9 @@ class TransformersEngine(Engine):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 gguf = source.get("gguf")
-                self._tokenizer, self._model = self._read(source) if gguf is None else load_kept(gguf, self._read)
+                self._tokenizer, self._model = (
+                    self._read(source) if gguf is None else load_kept(gguf, self._read, dtype)
+                )
         except ImportError as error:
             raise MissingDependency(f"a package that transformers needs ({error})", "pip install gguf") from error
         except OSError as error:
@@ -85,9 +136,33 @@ class TransformersEngine(Engine):
         tokenizer = self._transformers.AutoTokenizer.from_pretrained(**source)
         safetensors = None if "gguf_file" in source else True
         model = self._transformers.AutoModelForCausalLM.from_pretrained(
-            **source, dtype=self._torch.float32, use_safetensors=safetensors
+            **source, dtype=getattr(self._torch, self._dtype), use_safetensors=safetensors
         )
         return tokenizer, model
+
+    def prepare_speculation(self, draft: _Source | None) -> TransformersEngine | None:
+        """Load the draft model, if any, and time passes. Raises ArtefactError where this model or pair cannot."""
+        from dynflow.speculation.draft_model import cache_fault, pair_fault
+
+        if (fault := cache_fault(self._model)) is not None:
+            raise ArtefactError(f"{self.name} cannot speculate: {fault}")
+        self._speculator.measure()
+        if draft is None:
+            return None
+        if draft.key not in self._drafts:
+            drafting = draft.engine()
+            fault = pair_fault(self._model, drafting._model, self._tokenizer, drafting._tokenizer)
+            self._drafts[draft.key] = fault or drafting
+        found = self._drafts[draft.key]
+        if isinstance(found, str):
+            raise ArtefactError(f"{draft.name} cannot draft for {self.name}: {found}")
+        return found
+
+    @cached_property
+    def _speculator(self) -> Speculator:
+        from dynflow.speculation.speculator import Speculator
+
+        return Speculator(self._model)
 
     def serve(self, job: Job) -> None:
         """Generate token by token, delivering text as soon as it is whole and cannot be part of a stop text."""
@@ -100,6 +175,7 @@ class TransformersEngine(Engine):
         sampling: dict[str, Any] = {"do_sample": request.get("temperature") != 0}
         if sampling["do_sample"]:
             sampling |= {key: request[key] for key in ("temperature", "top_p") if key in request}
+        decoding, fallback = self._decoding(job, writer) if SPECULATION_KEY in request else (None, None)
         # The seed is the process's: requests run one at a time, so nothing of ours draws in between.
         if "seed" in request:
             self._torch.manual_seed(request["seed"])
@@ -108,10 +184,37 @@ class TransformersEngine(Engine):
             **sampling,
             max_new_tokens=min(request.get("max_tokens", _MAX_TOKENS), room),
             pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
-            streamer=writer,
             stopping_criteria=[writer.stopping],
+            **({"streamer": _Streamer(writer)} if decoding is None else {"custom_generate": decoding}),
         )
-        writer.finish(prompt_tokens=int(prompt["input_ids"].shape[1]))
+        writer.finish(int(prompt["input_ids"].shape[1]), self._told(request, decoding, fallback, writer.tokens))
+
+    def _decoding(self, job: Job, writer: _Writer) -> tuple[SpeculativeDecoding | None, str | None]:
+        """How to decode with drafts, or why not."""
+        try:
+            drafting = self.prepare_speculation(job.request.get(_DRAFT))
+        except ArtefactError as error:
+            return None, f"{error}; decoded plainly"
+        default = self._model.generation_config.temperature or 1.0
+        temperature = job.request.get("temperature", default) or None
+        asked = Asked.from_dict(job.request[SPECULATION_KEY])
+        draft = None if drafting is None else drafting._model
+        return self._speculator.decoding(asked, writer, lambda: job.wanted, draft, temperature), None
+
+    def _told(
+        self, request: Mapping[str, Any], decoding: SpeculativeDecoding | None, fallback: str | None, answer: list[int]
+    ) -> dict[str, Any]:
+        """What is told of speculation where it was asked for; what there is to learn from the answer is learnt."""
+        if decoding is not None:
+            self._speculator.learn(Asked.from_dict(request[SPECULATION_KEY]).flow, answer)
+            statistics = decoding.statistics()
+        elif fallback is not None:
+            exactness: Exactness = "exact_greedy" if request.get("temperature") == 0 else "exact_distribution"
+            passes = max(len(answer) - 1, 0)
+            statistics = Speculation(len(answer), passes, exactness=exactness, dtype=self._dtype, fallback=fallback)
+        else:
+            return {}
+        return {SPECULATION_KEY: statistics.as_dict()}
 
     def _prompt(self, messages: list[dict[str, Any]]) -> Any:
         try:
@@ -123,45 +226,59 @@ class TransformersEngine(Engine):
 
 
 class _Writer:
-    """transformers' streamer interface: takes token ids, delivers text."""
+    """Takes token by token, delivers text run by run."""
 
     def __init__(self, tokenizer: Any, stop: StopTexts, job: Job) -> None:
         self._tokenizer, self._stop, self._job = tokenizer, stop, job
-        self._tokens: list[int] = []
+        self.tokens: list[int] = []
         self._done = 0  # characters already passed on
-        self._prompt_seen = False
+        self._ready = ""
         self._unwanted = False
         self._ended = False
 
     def put(self, ids: Any) -> None:
-        """Called first with the prompt, then with each new token."""
-        if not self._prompt_seen:
-            self._prompt_seen = True
-            return
-        self._tokens.extend(ids.flatten().tolist())
-        self._ended = self._tokens[-1] in self._tokenizer.all_special_ids
-        text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
+        """One more token."""
+        self.tokens.extend(ids.flatten().tolist())
+        self._ended = self.tokens[-1] in self._tokenizer.all_special_ids
+        text = self._tokenizer.decode(self.tokens, skip_special_tokens=True)
         if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # a character whose last bytes are still to come
-            self._write(self._stop.feed(text[self._done :]))
+            self._ready += self._stop.feed(text[self._done :])
             self._done = len(text)
-        self._unwanted = self._unwanted or not self._job.wanted
 
-    def end(self) -> None:
-        """Called when the generation is over."""
+    def flush(self, accepted: bool) -> None:
+        """Deliver the text of the tokens since the last time; `accepted`: they had been drafted."""
+        if self._ready:
+            marked = {ACCEPTED_KEY: True} if accepted else {}
+            self._unwanted = self._job.deliver({"choices": [{"delta": {"content": self._ready}}], **marked})
+            self._ready = ""
+        self._unwanted = self._unwanted or not self._job.wanted
 
     def stopping(self, ids: Any, scores: Any, **kwargs: Any) -> Any:
         """A stopping criterion: a stop text has come, or nobody wants the answer any more."""
         return ids.new_full((ids.shape[0],), int(self._unwanted or self._stop.found)).bool()
 
-    def finish(self, prompt_tokens: int) -> None:
-        self._write(self._stop.rest())
+    def finish(self, prompt_tokens: int, told: dict[str, Any]) -> None:
+        self._ready += self._stop.rest()
+        self.flush(accepted=False)
         reason = "stop" if self._ended or self._stop.found else "length"
-        counts = {"prompt_tokens": prompt_tokens, "completion_tokens": len(self._tokens)}
-        self._job.deliver({"choices": [{"delta": {}, "finish_reason": reason}], "usage": counts})
+        counts = {"prompt_tokens": prompt_tokens, "completion_tokens": len(self.tokens)}
+        self._job.deliver({"choices": [{"delta": {}, "finish_reason": reason}], "usage": counts, **told})
 
-    def _write(self, text: str) -> None:
-        if text:
-            self._unwanted = self._job.deliver({"choices": [{"delta": {"content": text}}]})
+
+class _Streamer:
+    """transformers' streamer interface to a writer: is given the prompt, then each token."""
+
+    def __init__(self, writer: _Writer) -> None:
+        self._writer, self._prompt_seen = writer, False
+
+    def put(self, ids: Any) -> None:
+        if self._prompt_seen:
+            self._writer.put(ids)
+            self._writer.flush(accepted=False)
+        self._prompt_seen = True
+
+    def end(self) -> None:
+        """Called when the generation is over."""
 
 
 def _hub_has(name: str, revision: str) -> bool:

@@ -22,8 +22,8 @@ class Writer(Protocol):
     def put(self, ids: Any) -> None:
         """One more token; whether it was the last, the stopping criteria say afterwards."""
 
-    def pass_over(self, drafted: int) -> None:
-        """The tokens of one pass are all there; so many of them had been drafted."""
+    def flush(self, accepted: bool) -> None:
+        """The tokens since the last time may go out; `accepted`: they had been drafted, else they are the target's."""
 
 
 class SpeculativeDecoding:
@@ -160,8 +160,10 @@ class SpeculativeDecoding:
         while count < len(written) and not over:
             self._writer.put(text[0, ids.shape[1] + count])
             count += 1
+            if count == accepted:
+                self._writer.flush(accepted=True)
             over = bool(criteria(text[:, : ids.shape[1] + count], None).all())
-        self._writer.pass_over(min(accepted, count))
+        self._writer.flush(accepted=count <= accepted)
         return written[:count], over
 
     def _count(self, drafted: int, accepted: int) -> None:

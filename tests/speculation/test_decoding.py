@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -41,19 +42,19 @@ def test_greedy_text_is_that_of_the_target_alone(llama: Any) -> None:
     past = NgramCache()
     small = tiny_llama(1, hidden=8)
     accepted = 0
-    for index, prompt in enumerate(prompts(200)):
+    for index, prompt in enumerate(prompts(200 if os.environ.get("DYNFLOW_SOAK") else 60)):
         drafters = [[PromptLookup()], [past, PromptLookup()], [DraftModel(small, VOCABULARY, None, lambda: True)]]
         decoding = speculating([*drafters[index % 3], *([Wrong()] if index % 5 == 1 else [])], writer := Tokens())
-        plain = generate(llama, prompt)
-        assert generate(llama, prompt, decoding) == plain
-        assert [token for tokens, _ in writer.passes for token in tokens] == plain
+        plain = generate(llama, prompt, max_new_tokens=20)
+        assert generate(llama, prompt, decoding, max_new_tokens=20) == plain
+        assert [token for tokens, _ in writer.runs for token in tokens] == plain
         told = decoding.statistics()
-        assert sum(drafted for _, drafted in writer.passes) == told.accepted
+        assert sum(len(tokens) for tokens, drafted in writer.runs if drafted) == told.accepted
         assert (told.tokens, told.exactness, told.dtype) == (len(plain), "exact_greedy", "float32")
         assert told.fallback is None
         accepted += told.accepted
         past.learn(plain)
-    assert accepted > 400
+    assert accepted > 80
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.8}, {"temperature": 1.3, "top_p": 0.9}, {"top_k": 5}])
@@ -142,10 +143,10 @@ def test_memory_returns_to_its_level(llama: Any) -> None:
     def request(index: int) -> None:
         past.learn(generate(llama, [index % 7, index % 3, 1], speculating([past, PromptLookup()]), max_new_tokens=6))
 
-    for index in range(60):
+    for index in range(30):
         request(index)
     level = alive()
-    for index in range(500):
+    for index in range(500 if os.environ.get("DYNFLOW_SOAK") else 100):
         request(index)
     assert alive() <= level + 50
     assert len(past) <= 100

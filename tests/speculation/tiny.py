@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from dynflow.speculation.acceptance import Acceptance
@@ -43,17 +44,18 @@ def tiny_llama(seed: int = 0, hidden: int = 16, layers: int = 1, **config: Any) 
 
 
 class Tokens:
-    """A writer that keeps the tokens of each pass."""
+    """A writer that keeps what goes out together, and whether it had been drafted."""
 
     def __init__(self) -> None:
-        self.passes: list[tuple[list[int], int]] = []
+        self.runs: list[tuple[list[int], bool]] = []
         self._tokens: list[int] = []
 
     def put(self, ids: Any) -> None:
         self._tokens.append(int(ids))
 
-    def pass_over(self, drafted: int) -> None:
-        self.passes.append((self._tokens, drafted))
+    def flush(self, accepted: bool) -> None:
+        if self._tokens:
+            self.runs.append((self._tokens, accepted))
         self._tokens = []
 
 
@@ -87,3 +89,20 @@ def generate(
         )
     answer: list[int] = text[0, len(prompt) :].tolist()
     return answer
+
+
+def save_tiny(folder: Path, model: Any) -> Path:
+    """The model as a folder with a tokenizer of one-letter words, a to k, and a chat template that adds nothing."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import PreTrainedTokenizerFast
+
+    words = {letter: index for index, letter in enumerate("abcdefghijk")} | {"</s>": 11}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="</s>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="</s>")
+    fast.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    fast.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder

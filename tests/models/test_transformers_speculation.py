@@ -1,0 +1,181 @@
+"""Speculation by the transformers provider: the same texts, marked runs, statistics, and pairs that are refused."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from dynflow.errors import ArtefactError
+from dynflow.models.settings import ModelSettings
+from dynflow.models.store import create
+from dynflow.models.transformers import TransformersChat
+from dynflow.speculation.asked import Asked
+from dynflow.speculation.statistics import ACCEPTED_KEY, SPECULATION_KEY, Speculation
+from tests.speculation.tiny import save_tiny, tiny_llama
+
+PROMPTS = ("a b c d e a b c", "k k k", "d", "f g h i j k a b c d e f g h", "c a c a c a c")
+
+
+def chat(model: Path | str, **settings: Any) -> TransformersChat:
+    given = {"temperature": 0.0, "max_tokens": 40, "threads": 1, **settings}
+    made = create(ModelSettings(provider="transformers", model=str(model), **given), "tiny")
+    assert isinstance(made, TransformersChat)
+    return made
+
+
+def told(message: Any) -> Speculation:
+    return Speculation.from_dict(message.response_metadata[SPECULATION_KEY])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("target"), tiny_llama())
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("draft"), tiny_llama(1, hidden=8))
+
+
+@pytest.mark.parametrize("asked", [{}, {"drafters": ["prompt_lookup", "ngram_cache"], "most": 4}])
+async def test_the_same_text_in_all_call_styles(folder: Path, asked: dict[str, Any]) -> None:
+    model = chat(folder)
+    drafted = 0
+    for prompt in PROMPTS:
+        plain = model.invoke(prompt)
+        assert SPECULATION_KEY not in plain.response_metadata
+        whole = model.invoke(prompt, speculation=asked)
+        assert whole.text == plain.text
+        assert whole.usage_metadata == plain.usage_metadata
+        assert (await model.ainvoke(prompt, speculation=asked)).text == plain.text
+        chunks = [chunk async for chunk in model.astream(prompt, speculation=asked)]
+        assert "".join(chunk.text for chunk in chunks) == plain.text
+        marked = [text for chunk in chunks for text in chunk.response_metadata.get(ACCEPTED_KEY, ())]
+        statistics = told(chunks[-1])
+        # An end of text that was drafted has no text.
+        assert statistics.accepted - 1 <= sum(len(text.split()) for text in marked) <= statistics.accepted
+        assert (statistics.exactness, statistics.dtype) == ("exact_greedy", "float32")
+        assert plain.usage_metadata is not None
+        assert statistics.tokens == plain.usage_metadata["output_tokens"]
+        assert statistics.seconds_plain is not None
+        drafted += statistics.drafted
+    assert drafted > 0
+
+
+def test_stop_texts_and_length_cut_where_they_would(folder: Path) -> None:
+    model = chat(folder)
+    for prompt in PROMPTS:
+        for stop in "abcdefgh":
+            plain, ours = (model.invoke(prompt, stop=[stop], **more) for more in ({}, {"speculation": {}}))
+            assert ours.text == plain.text
+            assert ours.response_metadata["finish_reason"] == plain.response_metadata["finish_reason"]
+        cut = model.invoke(prompt, max_tokens=3, speculation={})
+        assert cut.text == model.invoke(prompt, max_tokens=3).text
+
+
+def test_seeded_samples_are_the_same(folder: Path) -> None:
+    model = chat(folder, temperature=0.9, top_p=0.95)
+    for seed in range(10):
+        plain, ours = (model.invoke(PROMPTS[0], seed=seed, **more) for more in ({}, {"speculation": {}}))
+        assert ours.text == plain.text
+        assert told(ours).exactness == "exact_distribution"
+
+
+def test_two_threads_do_not_disturb_each_other(folder: Path) -> None:
+    model, other = chat(folder), chat(folder)
+    expected = {prompt: model.invoke(prompt).text for prompt in PROMPTS}
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.map(lambda prompt: model.invoke(prompt, speculation={}).text, PROMPTS * 4)
+        second = pool.map(lambda prompt: other.invoke(prompt, speculation={"flow": "b"}).text, PROMPTS[::-1] * 4)
+        assert list(first) == [expected[prompt] for prompt in PROMPTS * 4]
+        assert list(second) == [expected[prompt] for prompt in PROMPTS[::-1] * 4]
+
+
+def test_a_draft_model_drafts(folder: Path, small: Path) -> None:
+    model = chat(folder)
+    asked = Asked(drafters=("draft_model",), draft=str(small))
+    model.warm_up_speculation(asked)
+    for prompt in PROMPTS:
+        message = model.invoke(prompt, speculation=asked.as_dict())
+        assert message.text == model.invoke(prompt).text
+        assert told(message).fallback is None
+    sampled = model.invoke(PROMPTS[0], speculation=asked.as_dict(), temperature=1.0)
+    assert told(sampled).exactness == "exact_distribution"
+
+
+def test_what_cannot_speculate_is_refused_with_the_reason(folder: Path, small: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match=r"cannot draft for .*: it is no smaller than the target \([\d,]+ weights"):
+        chat(small).warm_up_speculation(Asked(draft=str(folder)))
+    other = save_tiny(tmp_path / "other", tiny_llama(1, hidden=8))
+    tokenizer = other / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text("utf-8").replace('"a": 0', '"z": 0'), "utf-8")
+    with pytest.raises(ArtefactError, match="its tokenizer is not the target's"):
+        chat(folder).warm_up_speculation(Asked(draft=str(other)))
+    sliding = chat(save_tiny(tmp_path / "sliding", sliding_window()))
+    with pytest.raises(ArtefactError, match=r"cannot speculate: its cache has layers .* \(DynamicSlidingWindowLayer\)"):
+        sliding.warm_up_speculation(Asked())
+    statistics = told(sliding.invoke("a b c", speculation={}))
+    assert statistics.drafted == 0
+    assert statistics.fallback is not None
+    assert "decoded plainly" in statistics.fallback
+
+
+def test_bfloat16_is_told(folder: Path) -> None:
+    message = chat(folder, dtype="bfloat16").invoke(PROMPTS[0], speculation={})
+    assert told(message).dtype == "bfloat16"
+    with pytest.raises(ValueError, match="`device` is an option of provider diffusers"):
+        chat(folder, device="cpu")
+
+
+def test_smollm2_writes_what_it_would_write_alone() -> None:
+    pytest.importorskip("gguf")
+    model = chat("embedded/smollm2-135m-instruct", max_tokens=32, threads=None)
+    subjects = [
+        "the sea",
+        "a red fox",
+        "tax law",
+        "an old clock",
+        "bread",
+        "the moon",
+        "chess",
+        "rain",
+        "a bridge",
+        "tea",
+    ]
+    tasks = [
+        "Repeat word for word: {0}, {0} and {0} are old friends of {0}.",
+        "Explain {0} in one sentence.",
+        "Count {0}.",
+    ]
+    prompts = [task.format(subject) for subject in subjects for task in tasks]
+    for prompt in prompts if os.environ.get("DYNFLOW_SOAK") else prompts[:3]:
+        assert model.invoke(prompt, speculation={}).text == model.invoke(prompt).text
+
+
+def sliding_window() -> Any:
+    """A tiny Mistral, whose layers forget."""
+    import torch
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    return MistralForCausalLM(
+        MistralConfig(
+            vocab_size=12,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            sliding_window=8,
+            max_position_embeddings=128,
+            bos_token_id=None,
+            eos_token_id=11,
+        )
+    )

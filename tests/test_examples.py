@@ -37,7 +37,8 @@ def _small_model() -> None:
 def test_all_are_tested_and_listed() -> None:
     scripts = {path.name for path in EXAMPLES.glob("*.py")}
     agents = {"agent_with_flow_as_model.py", "agent_with_flow_as_tool.py"}
-    assert scripts == {"chain.py", "stream.py", "batch.py", "langgraph_node.py", "testing_a_graph.py", *agents}
+    others = {"chain.py", "stream.py", "speculative_stream.py", "batch.py", "langgraph_node.py", "testing_a_graph.py"}
+    assert scripts == others | agents
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert not [name for name in scripts if f"]({name})" not in listed]
 
@@ -58,6 +59,13 @@ def test_stream() -> None:
     assert "'difficulty.score': 0." in second
     assert third.startswith(whole.rstrip("|"))
     assert third.endswith("[local > end: default ]")
+
+
+@pytest.mark.usefixtures("_small_model")
+def test_speculative_stream() -> None:
+    printed = run(EXAMPLES / "speculative_stream.py")
+    assert "\033[32m swimming\033[0m" in printed
+    assert "accepted" in printed.splitlines()[-1]
 
 
 @pytest.mark.usefixtures("_small_model")

@@ -29,6 +29,8 @@ SHA256 = {
 DIMENSIONS = 384
 MIDDLE_LAYERS = (3, 5)  # of six; `Encoder.middle` gives their vectors
 MAX_TOKENS = 256  # what the model was trained on; longer texts are cut
+TOKENS = "layer5.norm2"
+"""The value in the graph that holds the last layer's vector of each token, which `embedding` is the mean of."""
 BATCH_TOKENS = 128
 """In one pass, padding too. On a CPU, long texts are quickest one by one, and short ones side by side."""
 MAX_CHARACTERS = 16_384  # far more than MAX_TOKENS needs: keeps the tokenizer's time bounded
@@ -69,6 +71,22 @@ class Encoder:
         They keep of a text's form what the last layer, trained for similar meaning, gives up. As `embed` otherwise.
         """
         return self._run(texts, [f"layer{layer}" for layer in MIDDLE_LAYERS])
+
+    def tokens(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """The last layer's vector of each token of each text: float32 of shape [tokens, 384], each as it comes.
+
+        The first is of [CLS] and the last of [SEP]. Raises as `warm_up`.
+        """
+        if threading.current_thread().daemon:
+            return apart(lambda: self.tokens(texts))
+        session, tokenizer = self._load()
+        import numpy as np
+
+        states = []
+        for text in texts:
+            ids = np.asarray([tokenizer.encode(text[:MAX_CHARACTERS]).ids], dtype=np.int64)
+            states.append(session.run([TOKENS], {"ids": ids, "mask": np.ones(ids.shape, dtype=np.int32)})[0][0])
+        return states
 
     def _run(self, texts: Sequence[str], outputs: list[str]) -> NDArray[np.float32]:
         if threading.current_thread().daemon:
@@ -120,8 +138,15 @@ def _open(folder: Path, threads: int) -> tuple[Any, Any]:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model + _output(TOKENS), options, providers=["CPUExecutionProvider"])
     return session, tokenizers.Tokenizer.from_str(tokenizer.decode())
+
+
+def _output(name: str) -> bytes:
+    """Makes a value of the graph an output when appended to an ONNX model: protobuf merges what follows a message."""
+    named = b"\x0a" + bytes([len(name)]) + name.encode()  # ValueInfoProto.name
+    output = b"\x62" + bytes([len(named)]) + named  # GraphProto.output
+    return b"\x3a" + bytes([len(output)]) + output  # ModelProto.graph
 
 
 def _verified(path: Path, digest: str) -> bytes:

@@ -5,38 +5,42 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 _PASSAGES = (
-    "The harbour of Westmouth closed on Monday after a crane fell across the main pier. Nobody was hurt, but two barges "
-    "were damaged and a warehouse lost part of its roof. The harbour master, Ellen Price, said that repairs would take "
-    "three weeks. Until then, ferries to Sandholm leave from the old quay at six in the morning and at four in the "
-    "afternoon. Tickets that were bought before Monday remain valid.",
-    "Oakfield Library lends tools as well as books since last spring. Members may borrow a drill, a saw or a ladder for "
-    "five days without a fee. More than four hundred people have joined since then, and the library bought a second "
-    "set of drills in August. Its director, Tomas Lind, hopes to add sewing machines next year. Late returns cost two "
-    "pounds a day.",
-    "The night train from Bern to Hamburg will run again from the tenth of December. It leaves Bern at nine in the "
-    "evening and reaches Hamburg at eight in the morning. A bed costs ninety francs, a seat forty. Bicycles must be "
-    "booked in advance, and dogs travel for half the price of a seat. The railway expects sixty thousand passengers in "
-    "the first year.",
-    "Researchers at the University of Porto tested a paint that keeps roofs cool. On a clear day in July, a painted roof "
-    "was eleven degrees cooler than the roof beside it. The paint reflects most of the sunlight and costs about six "
-    "euros per square metre. It must be renewed every seven years. The team now looks for a city that would paint a "
-    "whole street.",
-    "The town of Marlow plans a new swimming pool beside the railway station. The pool will have eight lanes, a basin for "
-    "children and a sauna. Building starts in March and should take two years. The council pays nine million pounds, "
-    "and a lottery pays the rest. Neighbours worry about traffic, so the car park will have only forty places.",
-    "A hiker found a wallet on the summit of Ben Corrie last Sunday. It held three hundred pounds, a train ticket from "
-    "1998 and the photograph of a brown dog. The police traced the owner, a retired baker named Hugh Mallory, in less "
-    "than a day. He had lost it on his honeymoon. Mr Mallory gave the money to the mountain rescue team.",
-    "The Larkspur is a small electric van for city deliveries. Its battery lasts one hundred and eighty kilometres and is "
-    "charged in fifty minutes. It carries seven hundred kilograms and turns in a circle of nine metres. The first vans "
-    "go to a bakery in Lyon in October. The price is twenty-four thousand euros without the battery, which is rented.",
-    "Bees came back to Hollin Farm after the owners stopped mowing the north field. In the first summer they counted "
-    "twelve kinds of wild bees, in the third summer thirty-one. The harvest of the apple trees beside the field grew by "
-    "a fifth. The farm now mows only once a year, in late September. Visitors may walk through the field on Saturdays.",
+    "The harbour of Westmouth closed on Monday after a crane fell across the main pier. Nobody was hurt, but two "
+    "barges were damaged and a warehouse lost part of its roof. The harbour master, Ellen Price, said that "
+    "repairs would take three weeks. Until then, ferries to Sandholm leave from the old quay at six in the "
+    "morning and at four in the afternoon. Tickets that were bought before Monday remain valid.",
+    "Oakfield Library lends tools as well as books since last spring. Members may borrow a drill, a saw or a "
+    "ladder for five days without a fee. More than four hundred people have joined since then, and the library "
+    "bought a second set of drills in August. Its director, Tomas Lind, hopes to add sewing machines next year. "
+    "Late returns cost two pounds a day.",
+    "The night train from Bern to Hamburg will run again from the tenth of December. It leaves Bern at nine in "
+    "the evening and reaches Hamburg at eight in the morning. A bed costs ninety francs, a seat forty. Bicycles "
+    "must be booked in advance, and dogs travel for half the price of a seat. The railway expects sixty thousand "
+    "passengers in the first year.",
+    "Researchers at the University of Porto tested a paint that keeps roofs cool. On a clear day in July, a "
+    "painted roof was eleven degrees cooler than the roof beside it. The paint reflects most of the sunlight and "
+    "costs about six euros per square metre. It must be renewed every seven years. The team now looks for a city "
+    "that would paint a whole street.",
+    "The town of Marlow plans a new swimming pool beside the railway station. The pool will have eight lanes, a "
+    "basin for children and a sauna. Building starts in March and should take two years. The council pays nine "
+    "million pounds, and a lottery pays the rest. Neighbours worry about traffic, so the car park will have only "
+    "forty places.",
+    "A hiker found a wallet on the summit of Ben Corrie last Sunday. It held three hundred pounds, a train ticket "
+    "from 1998 and the photograph of a brown dog. The police traced the owner, a retired baker named Hugh "
+    "Mallory, in less than a day. He had lost it on his honeymoon. Mr Mallory gave the money to the mountain "
+    "rescue team.",
+    "The Larkspur is a small electric van for city deliveries. Its battery lasts one hundred and eighty "
+    "kilometres and is charged in fifty minutes. It carries seven hundred kilograms and turns in a circle of nine "
+    "metres. The first vans go to a bakery in Lyon in October. The price is twenty-four thousand euros without "
+    "the battery, which is rented.",
+    "Bees came back to Hollin Farm after the owners stopped mowing the north field. In the first summer they "
+    "counted twelve kinds of wild bees, in the third summer thirty-one. The harvest of the apple trees beside the "
+    "field grew by a fifth. The farm now mows only once a year, in late September. Visitors may walk through the "
+    "field on Saturdays.",
 )
 
 _CODE = (
-    '''def total_price(rows):
+    """def total_price(rows):
     result = 0
     for row in rows:
         if row["kind"] == "sale":
@@ -44,8 +48,8 @@ _CODE = (
         elif row["kind"] == "refund":
             result -= row["amount"] * row["price"]
     return result
-''',
-    '''class Counter:
+""",
+    """class Counter:
     def __init__(self, start=0):
         self.value = start
 
@@ -56,8 +60,8 @@ _CODE = (
     def decrease(self, step=1):
         self.value -= step
         return self.value
-''',
-    '''def read_settings(path):
+""",
+    """def read_settings(path):
     settings = {}
     with open(path) as file:
         for line in file:
@@ -67,8 +71,8 @@ _CODE = (
             name, value = line.split("=", 1)
             settings[name.strip()] = value.strip()
     return settings
-''',
-    '''def merge_sorted(left, right):
+""",
+    """def merge_sorted(left, right):
     merged = []
     i = 0
     j = 0
@@ -80,16 +84,16 @@ _CODE = (
             merged.append(right[j])
             j += 1
     return merged + left[i:] + right[j:]
-''',
-    '''def count_words(text):
+""",
+    """def count_words(text):
     counts = {}
     for word in text.lower().split():
         word = word.strip(".,!?")
         if word:
             counts[word] = counts.get(word, 0) + 1
     return sorted(counts.items(), key=lambda item: item[1], reverse=True)
-''',
-    '''def find_path(graph, start, goal):
+""",
+    """def find_path(graph, start, goal):
     queue = [[start]]
     seen = {start}
     while queue:
@@ -101,8 +105,8 @@ _CODE = (
                 seen.add(node)
                 queue.append(path + [node])
     return None
-''',
-    '''class Stack:
+""",
+    """class Stack:
     def __init__(self):
         self.items = []
 
@@ -113,8 +117,8 @@ _CODE = (
         if not self.items:
             raise IndexError("the stack is empty")
         return self.items.pop()
-''',
-    '''def binary_search(values, wanted):
+""",
+    """def binary_search(values, wanted):
     low = 0
     high = len(values) - 1
     while low <= high:
@@ -126,7 +130,7 @@ _CODE = (
         else:
             high = middle - 1
     return -1
-''',
+""",
 )
 
 _EDITS = (

@@ -115,9 +115,9 @@ class LlamaEngine(Engine):
         Raises MissingDependency without the wheel, ArtefactError if llama.cpp cannot load the file.
         """
         super().__init__(path.name)
-        self._server = _server(path, context, reading, writing)
+        self._server = start_server(path, context, reading, writing)
         self._speculator = LlamaSpeculator(
-            self._server, lambda mode: _server(path, context, reading, writing, mode), dtype_of(path)
+            self._server, lambda mode: start_server(path, context, reading, writing, mode), dtype_of(path)
         )
         self._starting = threading.Lock()
 
@@ -146,7 +146,7 @@ class LlamaEngine(Engine):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(server))
 
 
-def _server(path: Path, context: int, reading: int, writing: int, mode: Mode | None = None) -> Any:
+def start_server(path: Path, context: int, reading: int, writing: int, mode: Mode | None = None) -> Any:
     xllamacpp = _library()
     params = xllamacpp.CommonParams()
     params.model.path = str(path)

@@ -26,8 +26,8 @@ class LlamaSpeculator:
         """`plain` is the server that does not draft; `make` starts one that does, or raises ArtefactError."""
         self._make = make
         self._dtype = dtype
-        self._costs = Costs()
-        self._choosers: dict[str, Chooser] = {}
+        self.costs = Costs()
+        self.choosers: dict[str, Chooser] = {}
         self._servers: dict[Mode | None, Any] = {None: plain}
         self._faults: dict[Mode, str] = {}
         self._read: dict[Mode | None, str] = {}
@@ -69,7 +69,7 @@ class LlamaSpeculator:
             if event.get("usage"):
                 self._learn(tally, len(prompt), event["usage"])
                 greedy = request.get("temperature") == 0
-                statistics = tally.statistics(mode, self._costs.plain, greedy, self._dtype, fallback)
+                statistics = tally.statistics(mode, self.costs.plain, greedy, self._dtype, fallback)
                 event = {**event, SPECULATION_KEY: statistics.as_dict()}
                 time = None if statistics.speed_up is None else 1.0 / statistics.speed_up
                 chooser.learn(kind, prompt, "".join(tally.text), tally.tokens, modes, mode, time)
@@ -92,10 +92,10 @@ class LlamaSpeculator:
         return self._servers[mode]
 
     def _chooser(self, flow: str) -> Chooser:
-        chooser = self._choosers.pop(flow) if flow in self._choosers else Chooser(self._costs)
-        self._choosers[flow] = chooser
-        if len(self._choosers) > _MOST_FLOWS:
-            del self._choosers[next(iter(self._choosers))]
+        chooser = self.choosers.pop(flow) if flow in self.choosers else Chooser(self.costs)
+        self.choosers[flow] = chooser
+        if len(self.choosers) > _MOST_FLOWS:
+            del self.choosers[next(iter(self.choosers))]
         return chooser
 
     def _unread(self, mode: Mode | None, prompt: str) -> int:
@@ -112,13 +112,12 @@ class LlamaSpeculator:
         plain = median(tally.plain) if tally.plain else None
         drafted = None
         if tally.checked:
-            mean = sum(seconds for _, seconds in tally.checked) / len(tally.checked)
-            length = sum(length for length, _ in tally.checked) / len(tally.checked)
-            drafted = (mean / (plain or self._costs.plain) - 1.0) / length
+            base = plain or self.costs.plain
+            drafted = median((seconds / base - 1.0) / length for length, seconds in tally.checked)
         read, reading = tally.timings.get("prompt_n", 0), None
         if read >= _ENOUGH and characters:
             reading = tally.timings["prompt_ms"] / 1000 / read * usage["prompt_tokens"] / characters
-        self._costs.learn(plain, drafted, reading)
+        self.costs.learn(plain, drafted, reading)
 
 
 def _prompt(request: Mapping[str, Any]) -> str:

@@ -56,13 +56,18 @@ class Measured:
 Mode = Lookup | Measured
 
 
+_DRAFTED = 0.35
+"""What a drafted token adds to a pass, until it is measured; without drafts to measure by, the mean returns to it."""
+_FADING = 0.05
+
+
 @dataclass(slots=True)
 class Costs:
     """What forward passes of one model take on this machine, as running means in seconds; guesses at first."""
 
     plain: float = 0.015
     """A pass for one token."""
-    drafted: float = 0.35
+    drafted: float = _DRAFTED
     """What each drafted token adds to it, as a share of a plain pass."""
     reading: float = 0.0015
     """Reading one character of a prompt."""
@@ -70,9 +75,11 @@ class Costs:
 
     def learn(self, plain: float | None, drafted: float | None, reading: float | None) -> None:
         """Take in what one request showed; None: it did not."""
-        if drafted is not None:
-            drafted = min(max(drafted, 0.01), 2.0)
-        for name, value in (("plain", plain), ("drafted", drafted), ("reading", reading)):
+        if drafted is None:  # what a busy moment showed must not keep drafting off for ever
+            self.drafted += _FADING * (_DRAFTED - self.drafted)
+        else:
+            self.drafted += _WEIGHT * (min(max(drafted, 0.01), 2.0) - self.drafted)
+        for name, value in (("plain", plain), ("reading", reading)):
             if value is not None:
                 weight = _WEIGHT if name in self._measured else 1.0
                 self._measured.add(name)
@@ -98,8 +105,8 @@ class Rates:
 
 def expected(kind: Kind, lookup: Lookup) -> Rates:
     """Rates to begin with: those of SmolLM2 on a few dozen prompts, before anything is known of a flow."""
-    drafted, accepted = {"edits": (0.55, 0.70), "reads": (0.35, 0.33), "writes": (0.15, 0.06)}[kind]
-    return Rates(drafted * (1.0 + lookup.most / 16), accepted)
+    drafted, accepted = {"edits": (0.56, 0.67), "reads": (0.36, 0.32), "writes": (0.15, 0.06)}[kind]
+    return Rates(drafted * (1.0 + lookup.most / 16), accepted * (1.0 + lookup.most / 160))
 
 
 @dataclass

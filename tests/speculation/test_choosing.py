@@ -74,12 +74,21 @@ def test_a_long_conversation_stays_where_it_has_been_read() -> None:
 
 
 def test_costs_follow_what_is_measured_within_bounds() -> None:
-    costs = Costs()
+    costs = Costs(drafted=0.4)
     costs.learn(0.02, 99.0, None)
-    assert (costs.plain, costs.drafted, costs.reading) == (0.02, 2.0, Costs().reading)
-    costs.learn(0.04, None, 0.001)
+    assert (costs.plain, costs.drafted, costs.reading) == (0.02, 0.8, Costs().reading)
+    costs.learn(0.04, 0.4, 0.001)
     assert costs.plain == pytest.approx(0.025)
+    assert costs.drafted == pytest.approx(0.7)
     assert costs.reading == 0.001
+
+
+def test_a_busy_moment_does_not_keep_drafting_off_for_ever() -> None:
+    own = chooser(drafted=2.0)
+    assert own.choose("edits", [SHORT], {}) is None
+    for _ in range(40):
+        own.costs.learn(0.01, None, None)
+    assert own.choose("edits", [SHORT], {}) == SHORT
 
 
 def test_replay_of_a_copy_of_a_repetition_and_of_new_text() -> None:

@@ -71,7 +71,7 @@ def _make(number: int, seed: int) -> Captioned:
             if caption.part != "train":
                 continue
             try:
-                image = render(draw_scene(caption, rng))
+                image = render(draw_scene(caption, rng, restarts=20))
             except NoRoom:
                 continue
             pictures[made] = np.rint(image * 255)

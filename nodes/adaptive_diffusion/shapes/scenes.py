@@ -56,7 +56,8 @@ _CELLS = tuple(
 )
 """The thirds of a side, without what is too near a border between two."""
 _TRIES = 20
-_RESTARTS = 20
+_RESTARTS = 400
+_FEW_RESTARTS = 20
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,9 @@ def related(relation: str, x: float, y: float, other_x: float, other_y: float, *
     return gained[relation] >= apart
 
 
-def draw_scene(caption: Caption, rng: random.Random) -> Scene:
+def draw_scene(caption: Caption, rng: random.Random, *, restarts: int = _RESTARTS) -> Scene:
     """One of the pictures that the caption allows, by lot. Raises NoRoom where its shapes do not fit the frame."""
-    for _ in range(_RESTARTS):
+    for _ in range(restarts):
         placed = _arrange(caption, rng)
         if placed is not None:
             background = caption.background or rng.choice(BACKGROUNDS)
@@ -230,7 +231,7 @@ def render(scene: Scene) -> Floats:
 
 
 def draw_captions(number: int, part: Part, seed: int) -> list[Caption]:
-    """Captions of one part by lot, with those that come twice; each leaves room for its shapes."""
+    """Captions of one part by lot, with those that come twice; what leaves its shapes hardly any room is left out."""
     rng, found = random.Random(seed), list[Caption]()
     while len(found) < number:
         caption = draw_caption(rng)
@@ -241,7 +242,7 @@ def draw_captions(number: int, part: Part, seed: int) -> list[Caption]:
 
 def _fits(caption: Caption, rng: random.Random) -> bool:
     try:
-        draw_scene(caption, rng)
+        draw_scene(caption, rng, restarts=_FEW_RESTARTS)
     except NoRoom:
         return False
     return True

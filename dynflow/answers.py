@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import dataclasses
 import json
 import math
@@ -32,14 +34,28 @@ class Classification(Serializable):
 
 
 def plain_answer(value: Any) -> Any:
-    """An answer as JSON has it: a message's text, a classification's fields, anything else as it is."""
+    """An answer as JSON has it: a message's text, or its blocks where it is an image, a classification's fields,
+    anything else as it is."""
     if isinstance(value, BaseMessage):
-        return str(value.text)
+        return str(value.text) if image_of(value) is None or value.text else value.content
     if isinstance(value, Classification):
         return {"label": value.label, "confidence": value.confidence, "probabilities": finite(value.probabilities)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return finite(dataclasses.asdict(value))
     return finite(value)
+
+
+def image_of(value: Any) -> bytes | None:
+    """The bytes of the first image that a message brings along; None where it brings none."""
+    if not isinstance(value, BaseMessage) or isinstance(value.content, str):
+        return None
+    for block in value.content:
+        if isinstance(block, dict) and block.get("type") == "image" and isinstance(block.get("base64"), str):
+            try:
+                return base64.b64decode(block["base64"], validate=True)
+            except binascii.Error:
+                return None
+    return None
 
 
 def text_of(value: Any) -> str:

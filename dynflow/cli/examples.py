@@ -8,6 +8,13 @@ if TYPE_CHECKING:
     from dynflow.node import Node
 
 _BUILT_IN = {
+    "adaptive_diffusion": """
+draw:
+  type: adaptive_diffusion
+  model: shapes                 # an entry of `models:` with `provider: diffusers`
+  steps: 50                     # at most
+  converge: {threshold: 0.1}    # stop where the clean image no longer moves
+""",
     "answer_check": """
 check:
   type: answer_check

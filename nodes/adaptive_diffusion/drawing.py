@@ -94,7 +94,8 @@ def draw(
     """Draw them all, results in order; an exception where one could not be drawn.
 
     Those of one plan and look share a batch, if images can leave it one by one or none of them may stop; where memory
-    does not suffice, half a batch is tried. `check` is called at each step; what it raises goes through.
+    does not suffice, half a batch is tried. `check` is called at each step; what it raises goes through. One thread at
+    a time for a pipeline: the state of a run is a copy's, but tokenizers keep theirs to themselves.
     """
     results: list[Drawn | Exception] = [NodeFailed("the image was not drawn")] * len(orders)
     groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)

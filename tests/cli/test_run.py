@@ -92,6 +92,14 @@ def test_json_and_stream_exclude_each_other(invoke, canned):
     assert invoke("run", canned, "Hi", "--json", "--stream").exit_code == 2
 
 
+def test_output_takes_the_answer(invoke, canned, tmp_path):
+    result = invoke("run", canned, "Hi", "--output", str(tmp_path / "answer.txt"))
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert (tmp_path / "answer.txt").read_text(encoding="utf-8") == "short: Hi\n"
+    assert "no folder" in invoke("run", canned, "Hi", "--output", str(tmp_path / "none" / "answer.txt")).output
+    assert invoke("run", canned, "Hi", "--json", "--output", str(tmp_path / "answer.txt")).exit_code == 2
+
+
 def test_set_takes_values_of_the_params_type(invoke, canned):
     assert invoke("run", canned, "Hi", "--set", "long_from=1").stdout == "Hello, long: Hi\n"
     assert (

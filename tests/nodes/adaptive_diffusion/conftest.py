@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
+
+from dynflow.cli.app import cli
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -28,3 +31,9 @@ def families():
         return made[name]
 
     return family
+
+
+@pytest.fixture
+def invoke():
+    """The command line, in this process."""
+    return lambda *args: CliRunner().invoke(cli, list(args))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 import weakref
 
 import numpy as np
@@ -209,23 +208,6 @@ def test_guidance_that_is_cut_off_halves_the_work_of_the_steps_after(families, n
 def test_a_pipeline_without_the_hook_is_guided_to_the_end_and_says_so(families):
     [found] = drawn(families("pixart"), order("pixart", guidance=4.0, guided=0.5))
     assert found.notes == ["PixArtSigmaPipeline has no hook to end guidance by: guided to the end"]
-
-
-def test_threads_do_not_meet(families):
-    pipeline = families("stable_diffusion")
-    wanted = {seed: stock(pipeline, "stable_diffusion", seed=seed) for seed in range(4)}
-    found = {}
-
-    def work(seed):
-        found[seed] = drawn(pipeline, order(seed=seed))[0].image
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in wanted]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for seed, image in wanted.items():
-        assert np.array_equal(found[seed], image)
 
 
 def test_cancelled_it_stops_within_a_step_and_keeps_no_latents(families):

@@ -1,0 +1,272 @@
+"""The node in graphs: what it gives, what it notes, batches, budgets, and what is said of bad input."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+from langchain_core.messages import AIMessage
+from PIL import Image
+
+import dynflow
+from dynflow.errors import GraphError, InputError, MissingModel
+from dynflow.nodes.adaptive_diffusion import predictor
+from tests.nodes.adaptive_diffusion import tiny_pipelines
+
+GRAPH = """
+version: 1
+name: pictures
+params:
+  calm: {default: 0.0, min: 0, max: 100, tune: true}
+models:
+  sd: {provider: diffusers, model: sd, price: {second: 0.01}}
+nodes:
+  draw:
+    type: adaptive_diffusion
+    model: sd
+    steps: 6
+    seed: 4
+    OPTIONS
+edges:
+  - {from: start, to: draw}
+  - {from: draw, to: end}
+"""
+CALM = "converge: {threshold: 100}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("pictures")
+    pipeline = tiny_pipelines.stable_diffusion()
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    pipeline.save_pretrained(place / "sd")
+    return place
+
+
+@pytest.fixture
+def graph(folder):
+    def load(options="", text=GRAPH):
+        return dynflow.loads(text.replace("OPTIONS", options), base=folder)
+
+    return load
+
+
+def pixels(message):
+    [block] = message.content
+    assert (block["type"], block["mime_type"]) == ("image", "image/png")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(block["base64"]))))
+
+
+def told(message):
+    return message.response_metadata["steps"], message.response_metadata["planned"]
+
+
+def test_an_image_comes_as_a_message_with_its_figures_in_metadata_trace_and_ledger(graph):
+    result = graph(CALM).run("a red cat")
+    assert pixels(result.value).shape == (16, 16, 3)
+    [visit] = result.trace.visits
+    assert visit.values == {"steps": 2, "planned": 6}
+    assert visit.notes[0].startswith("2 of 6 steps, then it had converged; ")
+    assert "saved" in visit.notes[0]
+    [entry] = result.ledger.entries
+    assert entry.usage.compute.seconds > 0
+    assert entry.usd == pytest.approx(0.01 * entry.seconds, rel=0.2)
+    metadata = result.value.response_metadata
+    assert (metadata["steps"], metadata["planned"], metadata["most"], metadata["seed"]) == (2, 6, 6, 4)
+    assert metadata["saved_seconds"] == pytest.approx(2 * metadata["seconds"], rel=0.01)
+
+
+def test_with_every_decider_off_it_is_the_stock_pipelines_image(graph, folder):
+    stock = DiffusionPipeline.from_pretrained(folder / "sd")
+    stock.set_progress_bar_config(disable=True)
+    wanted = stock("a red cat", num_inference_steps=6, generator=torch.Generator().manual_seed(4)).images[0]
+    result = graph().run("a red cat")
+    assert np.array_equal(pixels(result.value), np.asarray(wanted))
+    assert "saved" not in result.trace.visits[0].notes[0]
+
+
+def test_a_param_sets_how_calm_is_calm_enough(graph):
+    flow = graph("converge:\n      threshold: ${params.calm}")
+    assert told(flow.invoke("a red cat"))[0] == 6
+    assert told(flow.invoke("a red cat", {"configurable": {"calm": 100.0}}))[0] == 2
+
+
+async def test_every_way_of_asking_gives_the_same_image(graph):
+    flow = graph(CALM)
+    wanted = pixels(flow.invoke("a red cat"))
+    assert np.array_equal(pixels(await flow.ainvoke("a red cat")), wanted)
+    [chunk] = list(flow.stream("a red cat"))
+    assert np.array_equal(pixels(chunk), wanted)
+    one, two = flow.batch(["a red cat", "two dogs"])
+    assert isinstance(one, AIMessage)
+    assert np.abs(pixels(one).astype(int) - wanted).max() <= 1
+    assert not np.array_equal(pixels(two), wanted)
+
+
+def test_options_reach_the_pipeline(graph):
+    plain = pixels(graph().invoke("a red cat"))
+    assert pixels(graph("size: [16, 32]").invoke("a red cat")).shape == (32, 16, 3)
+    assert not np.array_equal(pixels(graph("negative: dogs").invoke("a red cat")), plain)
+    assert not np.array_equal(pixels(graph("guidance: 1.0").invoke("a red cat")), plain)
+    cut = graph("guidance: {scale: 7.5, until: 0.5}").invoke("a red cat")
+    assert not np.array_equal(pixels(cut), plain)
+
+
+def test_threads_do_not_meet(graph):
+    flow = graph()
+    wanted = [pixels(flow.invoke(prompt)) for prompt in ("a", "red cat", "with two hats")]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda prompt: pixels(flow.invoke(prompt)), ("a", "red cat", "with two hats")))
+    assert all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+def test_a_budget_of_steps_holds_the_mean_and_hands_on_what_is_left(graph):
+    flow = graph("budget: {steps: 3}")
+    assert [told(flow.invoke(prompt))[1] for prompt in "abc"] == [3, 3, 3]
+    calm = graph(f"budget: {{steps: 3}}\n    {CALM}")
+    assert [told(calm.invoke(prompt)) for prompt in "abcde"] == [(2, 3), (2, 4), (2, 5), (2, 6), (2, 6)]
+
+
+def test_a_budget_of_seconds_plans_fewer_steps_after_a_slow_image(graph):
+    flow = graph("budget: {seconds: 0.000001}")
+    assert [told(flow.invoke(prompt))[1] for prompt in "abc"] == [6, 1, 1]
+    assert [told(graph("budget: {seconds: 1000}").invoke(prompt))[1] for prompt in "ab"] == [6, 6]
+
+
+def test_a_predictor_plans_the_steps_from_the_prompt(graph, folder):
+    """A head that tells two prompts apart, made by hand."""
+    easy, hard = predictor.Encoder.shared().embed(["a dot", "eleven overlapping hexagons in a storm"])
+    direction = (hard - easy) / np.square(hard - easy).sum()
+    middle = float(direction @ easy)
+    predictor.save(
+        folder / "steps",
+        {
+            "weight1": direction[None].astype(np.float32),
+            "bias1": np.array([-middle], np.float32),
+            "weight2": np.array([[1.0], [2.0]], np.float32),
+            "bias2": np.array([0.5, 0.5], np.float32),
+        },
+        model="sd",
+        quantiles=[0.5, 0.9],
+        offsets=[0.0, 0.25],
+        counts=[2, 4, 6],
+        card="# Made by hand",
+        training={},
+    )
+    prompts = ("a dot", "eleven overlapping hexagons in a storm")
+    median = graph("predict: {artefact: ./steps, quantile: 0.5}")
+    assert [told(median.invoke(prompt))[1] for prompt in prompts] == [2, 4]
+    upper = graph("predict: {artefact: ./steps, quantile: 0.9}")
+    assert [told(upper.invoke(prompt))[1] for prompt in prompts] == [2, 6]
+    both = graph(f"predict: {{artefact: ./steps, quantile: 0.9}}\n    {CALM}")
+    assert told(both.invoke(prompts[1])) == (2, 6)
+
+
+async def test_a_cancelled_request_lets_go_within_a_step(graph, monkeypatch):
+    flow = graph("budget: {steps: 6}")
+    flow.invoke("warm")
+    steps, step = [], DDIMScheduler.step
+
+    def slow(self, *args, **kwargs):
+        steps.append(1)
+        time.sleep(0.1)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(DDIMScheduler, "step", slow)
+    task = asyncio.create_task(flow.ainvoke("a red cat"))
+    while not steps:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    taken = len(steps)
+    await asyncio.sleep(0.35)
+    assert len(steps) <= taken + 1
+    monkeypatch.undo()
+    assert told(flow.invoke("a red cat"))[1] == 6  # nothing was taken of the budget, and the pipeline is free
+
+
+def test_while_another_draws_a_deadline_is_kept(graph, folder):
+    flow = graph("timeout: 100ms")
+    flow.warm_up()
+    [loaded] = [flow.resources.node("draw")._loaded]
+    with loaded.turn, pytest.raises(dynflow.errors.NodeTimeout):
+        flow.invoke("a red cat")
+    assert threading.active_count() < 50
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("converge: {threshold: -1}", "0 or more"),
+        ("converge: {threshold: 1, patience: 0}", "greater than or equal to 1"),
+        ("converge: {patience: 1}", "threshold"),
+        ("budget: {steps: 3, seconds: 1}", "one of them"),
+        ("budget: {}", "one of them"),
+        ("size: 0", "one side or [width, height]"),
+        ("size: [1, 2, 3]", "one side or [width, height]"),
+        ("guidance: {scale: 3, until: 2}", "share of the steps"),
+        ("prompt: ' '", "nothing to draw"),
+        ("predict: {artefact: ./nowhere, quantile: 0.9}", "dynflow train steps"),
+        ("negative: 3", "text"),
+    ],
+)
+def test_options_that_make_no_sense_are_found_by_check(graph, options, words):
+    with pytest.raises(GraphError) as raised:
+        graph(options)
+    assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("{provider: diffusers, model: ./nowhere}", "there is no folder"),
+        ("{provider: diffusers, model: empty}", "no diffusers pipeline: it has no model_index.json"),
+        ("{provider: diffusers, model: embedded/shaps}", "did you mean 'embedded/shapes'?"),
+        ("{provider: encoder, model: embedded/sst2-minilm}", "its provider is encoder, not diffusers"),
+        ("{provider: encoder, model: x, device: cuda}", "an option of provider diffusers"),
+    ],
+)
+def test_models_that_draw_nothing_are_found_by_check(graph, folder, model, words):
+    (folder / "empty").mkdir(exist_ok=True)
+    text = GRAPH.replace("{provider: diffusers, model: sd, price: {second: 0.01}}", model)
+    with pytest.raises(GraphError) as raised:
+        graph(text=text)
+    assert words in str(raised.value)
+
+
+def test_bad_requests_are_errors_in_words(graph):
+    with pytest.raises(InputError, match="both sides must be multiples of 2"):
+        graph("size: [15, 16]").invoke("a red cat")
+    text = GRAPH.replace("models:", "inputs: {topic: string}\nmodels:", 1)
+    with pytest.raises(InputError, match="nothing to draw"):
+        graph("prompt: ${input.topic}", text).invoke({"input": "Draw this", "topic": " "})
+
+
+def test_a_name_that_is_no_model_here_nor_on_the_hub(graph, monkeypatch):
+    text = GRAPH.replace("model: sd, price", "model: nobody/nothing, price")
+    with pytest.raises(MissingModel, match="no model 'nobody/nothing'"):
+        graph(text=text).invoke("a red cat")
+
+
+def test_run_writes_the_image_and_says_what_it_took(folder, invoke):
+    (folder / "pictures.yaml").write_text(GRAPH.replace("OPTIONS", CALM), encoding="utf-8")
+    file = folder / "out.png"
+    result = invoke("run", str(folder / "pictures.yaml"), "a red cat", "--output", str(file))
+    assert result.exit_code == 0, result.output
+    assert Image.open(file).size == (16, 16)
+    assert result.stdout == ""
+    assert "draw: 2 of 6 steps, then it had converged; " in result.stderr
+    piped = invoke("run", str(folder / "pictures.yaml"), "a red cat")
+    assert piped.stdout_bytes == file.read_bytes()
+    shown = json.loads(invoke("run", str(folder / "pictures.yaml"), "a red cat", "--json").stdout)
+    assert base64.b64decode(shown["value"][0]["base64"]) == file.read_bytes()

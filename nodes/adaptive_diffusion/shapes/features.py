@@ -1,6 +1,6 @@
 """A small classifier of pictures of shapes, whose features are what the Fréchet distance between two sets is taken in.
 
-It learns how many objects of each kind a picture holds and where they are; `scripts/train_shapes_features.py` trains it.
+It learns how many objects of each kind a picture holds and where; `scripts/train_shapes_features.py` trains it.
 """
 
 from __future__ import annotations
@@ -62,4 +62,5 @@ def features_of(images: NDArray[np.floating], folder: Path = SHIPPED_FEATURES) -
     model = ShapesFeatures.from_pretrained(folder, use_safetensors=True)
     pictures = torch.from_numpy(np.ascontiguousarray(images, np.float32)).permute(0, 3, 1, 2)
     with torch.inference_mode():
-        return np.concatenate([model(several)[0].numpy() for several in pictures.split(_BATCH)])
+        starts = range(0, len(pictures), _BATCH)
+        return np.concatenate([model(pictures[start : start + _BATCH])[0].numpy() for start in starts])

@@ -56,7 +56,7 @@ _CELLS = tuple(
 )
 """The thirds of a side, without what is too near a border between two."""
 _TRIES = 20
-_RESTARTS = 400
+_RESTARTS = 2000
 _FEW_RESTARTS = 20
 
 

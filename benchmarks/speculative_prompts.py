@@ -1,4 +1,8 @@
-"""Prompts of `benchmarks/speculative.py`: six tasks, eight prompts each, written for it."""
+"""Prompts of `benchmarks/speculative.py`: six tasks, eight prompts each, written for it.
+
+A small model does not always do what it is asked, and a copy that is none measures something else. So copies, extracts
+and edits are worded, and their texts chosen, so that SmolLM2, decoding plainly, mostly does them; no speed was looked at.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +44,18 @@ _PASSAGES = (
 )
 
 _CODE = (
-    """def total_price(rows):
-    result = 0
-    for row in rows:
-        if row["kind"] == "sale":
-            result += row["amount"] * row["price"]
-        elif row["kind"] == "refund":
-            result -= row["amount"] * row["price"]
-    return result
+    """class Account:
+    def __init__(self, owner, balance=0):
+        self.owner = owner
+        self.balance = balance
+
+    def deposit(self, amount):
+        self.balance += amount
+        return self.balance
+
+    def withdraw(self, amount):
+        self.balance -= amount
+        return self.balance
 """,
     """class Counter:
     def __init__(self, start=0):
@@ -61,16 +69,16 @@ _CODE = (
         self.value -= step
         return self.value
 """,
-    """def read_settings(path):
-    settings = {}
-    with open(path) as file:
-        for line in file:
-            line = line.strip()
-            if not line or line.startswith("#"):
-                continue
-            name, value = line.split("=", 1)
-            settings[name.strip()] = value.strip()
-    return settings
+    """class Rectangle:
+    def __init__(self, width, height):
+        self.width = width
+        self.height = height
+
+    def area(self):
+        return self.width * self.height
+
+    def perimeter(self):
+        return 2 * (self.width + self.height)
 """,
     """def merge_sorted(left, right):
     merged = []
@@ -85,13 +93,17 @@ _CODE = (
             j += 1
     return merged + left[i:] + right[j:]
 """,
-    """def count_words(text):
-    counts = {}
-    for word in text.lower().split():
-        word = word.strip(".,!?")
-        if word:
-            counts[word] = counts.get(word, 0) + 1
-    return sorted(counts.items(), key=lambda item: item[1], reverse=True)
+    """class Queue:
+    def __init__(self):
+        self.waiting = []
+
+    def add(self, name):
+        self.waiting.append(name)
+
+    def next(self):
+        if not self.waiting:
+            return None
+        return self.waiting.pop(0)
 """,
     """def find_path(graph, start, goal):
     queue = [[start]]
@@ -134,11 +146,11 @@ _CODE = (
 )
 
 _EDITS = (
-    ("result", "total"),
+    ("balance", "total"),
     ("value", "count"),
-    ("settings", "options"),
+    ("height", "length"),
     ("merged", "output"),
-    ("counts", "frequency"),
+    ("waiting", "line"),
     ("queue", "waiting"),
     ("items", "elements"),
     ("middle", "centre"),
@@ -155,17 +167,6 @@ _ASKED = (
     "How many kinds of bees were counted, and when does the farm mow?",
 )
 
-_KEYS = (
-    ("place", "Westmouth"),
-    ("place", "Oakfield"),
-    ("route", "Bern to Hamburg"),
-    ("institute", "University of Porto"),
-    ("place", "Marlow"),
-    ("place", "Ben Corrie"),
-    ("product", "Larkspur"),
-    ("place", "Hollin Farm"),
-)
-
 _OPENINGS = (
     "Write a short story about a lighthouse keeper who finds a message in a bottle.",
     "Describe a market in a town that exists only at night.",
@@ -178,16 +179,17 @@ _OPENINGS = (
 )
 
 
-def _extract(passage: str, key: tuple[str, str]) -> str:
-    return (
-        "Split the text into its sentences. Write every sentence exactly as it stands, one in a line, with a dash "
-        f"before it.\n\nText about the {key[0]} {key[1]}:\n{passage}"
-    )
-
+_REPEAT = "Repeat the following text word for word:"
+_PROOFREAD = "Proofread this text. If there are no mistakes, write it again without any change."
+_NUMBERS = "Extract the sentences of this text that name a number or a day. Quote them word for word."
+_FIRST = "Quote the first three sentences of this text, each on a line of its own:"
+_FACTS = "List the facts of this text as it states them, word for word:"
+_COPIES = (_REPEAT,) * 3 + (_PROOFREAD,) * 5
+_EXTRACTS = (_FIRST, _NUMBERS, _NUMBERS, _FACTS, _FACTS, _FIRST, _NUMBERS, _NUMBERS)
 
 PROMPTS: Mapping[str, Sequence[str]] = {
-    "copy": tuple(f"Repeat the following text word for word:\n\n{passage}" for passage in _PASSAGES),
-    "extract": tuple(_extract(passage, key) for passage, key in zip(_PASSAGES, _KEYS, strict=True)),
+    "copy": tuple(f"{task}\n\n{passage}" for task, passage in zip(_COPIES, _PASSAGES, strict=True)),
+    "extract": tuple(f"{task}\n\n{passage}" for task, passage in zip(_EXTRACTS, _PASSAGES, strict=True)),
     "edit": tuple(
         f"Rename the variable `{old}` to `{new}` in this code. Write the whole code again and change nothing else.\n\n"
         f"```python\n{code}```"

@@ -17,7 +17,7 @@ from dynflow.speculation.statistics import SPECULATION_KEY, Speculation
 
 _DRAFTERS: Mapping[str, frozenset[str]] = {
     "llama_cpp": frozenset({"prompt_lookup", "ngram_cache", "draft_model"}),
-    "transformers": frozenset({"prompt_lookup", "ngram_cache", "draft_model", "early_exit"}),
+    "transformers": frozenset({"prompt_lookup", "ngram_cache", "draft_model"}),
     "ollama": frozenset(),
 }
 """Providers that can be told to speculate, and what by; Ollama's server chooses itself."""

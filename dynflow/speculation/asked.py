@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-Drafter = Literal["prompt_lookup", "ngram_cache", "draft_model", "early_exit"]
+Drafter = Literal["prompt_lookup", "ngram_cache", "draft_model"]
 DRAFTERS: tuple[Drafter, ...] = get_args(Drafter)
 
 

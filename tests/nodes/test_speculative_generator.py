@@ -92,7 +92,6 @@ def test_labels_keep_their_ports() -> None:
     [
         ("", "m: {provider: litellm, model: openai/gpt-5-mini}", "its provider is litellm"),
         ("", "m: {provider: host}", "its provider is host"),
-        ("drafters: [early_exit]", f"m: {SMALL}", "has no drafter 'early_exit'; it has draft_model, ngram_cache"),
         ("drafters: [prompt_lookup]", "m: {provider: ollama, model: tiny}", "ollama has no drafter 'prompt_lookup'"),
         ("drafters: [draft_model]", f"m: {SMALL}", "needs `draft`"),
         ("draft: d", f"m: {SMALL}, d: {SMALL}", "cannot draft for itself"),

@@ -8,7 +8,7 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NotRequired
 
 from langchain_core.messages import AIMessage
 from pydantic import ConfigDict, Field, FiniteFloat
@@ -18,7 +18,7 @@ from dynflow.energy import Meter
 from dynflow.errors import DynflowError, InputError, NodeFailed
 from dynflow.language.references import Reference
 from dynflow.language.spec import Role
-from dynflow.language.types import PortType, integer
+from dynflow.language.types import PortType, integer, number
 from dynflow.ledger import Compute, Usage
 from dynflow.node import AnswerType, BuildScope, Call, Cancelled, Finding, ModelName, Node, NodeOptions, Output
 from dynflow.nodes.adaptive_diffusion.deciders import Account, BudgetOfSeconds, BudgetOfSteps, Converge
@@ -55,7 +55,22 @@ class PredictOption(TypedDict):
     __pydantic_config__ = _CLOSED  # type: ignore[misc]
 
     artefact: Annotated[str, Field(description="folder of the predictor")]
-    quantile: Annotated[FiniteFloat, Field(description="share of images that the planned steps suffice for")]
+    quantile: NotRequired[
+        Annotated[FiniteFloat, Field(description="share of images that the planned steps suffice for")]
+    ]
+
+
+QualityOption = TypedDict(
+    "QualityOption",
+    {
+        "metric": Annotated[Literal["ssim", "psnr"], Field(description="how two images are compared")],
+        "to": Annotated[str, Field(description="the same seed's image of so many steps, such as `50 steps`")],
+        "at_least": Annotated[FiniteFloat, Field(description="what the metric must reach")],
+        "for": Annotated[FiniteFloat, Field(gt=0, lt=1, description="share of new prompts that it is promised for")],
+    },
+)
+"""A promise that was calibrated, and that says by itself when an image may stop."""
+QualityOption.__pydantic_config__ = _CLOSED  # type: ignore[attr-defined]
 
 
 class BudgetOption(TypedDict):
@@ -100,6 +115,10 @@ class AdaptiveDiffusion(Node):
             default=None, description="stop where the predicted clean image no longer moves, and keep that image"
         )
         predict: PredictOption | None = Field(default=None, description="plan the steps from the prompt")
+        quality: QualityOption | None = Field(
+            default=None,
+            description="keep a promise that the predictor was calibrated for; it sets the deciders itself",
+        )
         budget: BudgetOption | None = Field(
             default=None, description="hold mean `steps` or `seconds` per image: hard ones get what easy ones leave"
         )
@@ -115,6 +134,7 @@ class AdaptiveDiffusion(Node):
         "image": PortType("image", "the image, a content block with PNG bytes in base64"),
         "steps": integer("times that the denoiser was called"),
         "planned": integer("steps that were planned: the length of its schedule"),
+        "quality": number("share of new prompts that `quality` is promised for, 0…1; null without a promise"),
     }
 
     @classmethod
@@ -231,12 +251,18 @@ class AdaptiveDiffusion(Node):
 
     def _deciders(self, options: Any) -> Iterable[Decider]:
         """In the order in which they plan: a budget holds what the others leave of it."""
+        quantile, converge = (options.predict or {}).get("quantile"), options.converge
+        if options.quality is not None:
+            contract = self._predictor.facts.contract(options.quality)
+            quantile, converge = contract.quantile, None
+            if contract.threshold is not None:
+                converge = {"threshold": contract.threshold}
         if options.predict is not None:
             from dynflow.nodes.adaptive_diffusion.predictor import Predict
 
-            yield Predict(self._predictor, options.predict["quantile"])
-        if options.converge is not None:
-            yield converge_of(options.converge)
+            yield Predict(self._predictor, quantile)
+        if converge is not None:
+            yield converge_of(converge)
         if options.budget is not None:
             kind = BudgetOfSteps if "steps" in options.budget else BudgetOfSeconds
             [mean] = options.budget.values()
@@ -244,6 +270,8 @@ class AdaptiveDiffusion(Node):
 
     def _output(self, drawn: Drawn, order: Order, most: int, compute: Compute) -> Output:
         """`most` is the steps that it takes without deciders."""
+        from dynflow.nodes.adaptive_diffusion.pipelines import doubt
+
         buffer = io.BytesIO()
         drawn.image.save(buffer, format="PNG")
         image = {
@@ -251,6 +279,8 @@ class AdaptiveDiffusion(Node):
             "mime_type": "image/png",
             "base64": base64.b64encode(buffer.getvalue()).decode("ascii"),
         }
+        promised = self.options.quality["for"] if self.options.quality else None
+        doubted = doubt(self.resources.model_settings(self.options.model), order.prompt)
         saved = drawn.seconds / max(1, drawn.steps) * max(0, most - drawn.steps)
         about = {
             "model_name": self.resources.model_settings(self.options.model).model,
@@ -263,10 +293,10 @@ class AdaptiveDiffusion(Node):
             "saved_seconds": round(saved, 6),
         }
         return Output(
-            {"image": image, "steps": drawn.steps, "planned": order.planned},
+            {"image": image, "steps": drawn.steps, "planned": order.planned, "quality": promised},
             AIMessage([image], response_metadata=about),
             Usage(self.options.model, compute=compute),
-            (_told(drawn, order, most, saved), *drawn.notes),
+            (_told(drawn, order, most, saved), *drawn.notes, *([doubted] if doubted else [])),
         )
 
 

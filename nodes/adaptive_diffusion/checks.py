@@ -12,6 +12,8 @@ from dynflow.learning.heads import located as head_located
 from dynflow.node import BuildScope, Finding
 from dynflow.nodes.adaptive_diffusion.pipelines import located
 
+_NOT_PROMISED = ("converge", "budget", "size", "guidance", "negative")
+"""Options that change what a promise was calibrated on."""
 _MAPPINGS = ("converge", "predict", "budget", "guidance")
 
 
@@ -24,7 +26,7 @@ def findings(options: Any, scope: BuildScope) -> Iterable[Finding]:
         yield Finding("bad_value", f"the model {options.model!r} draws nothing: {error}", ("model",))
     if isinstance(options.prompt, str) and not options.prompt.strip():
         yield Finding("bad_value", "there is nothing to draw: leave `prompt` out for the last user turn", ("prompt",))
-    for name in ("converge", "predict", "budget"):
+    for name in ("converge", "predict", "budget", "quality"):
         if isinstance(getattr(options, name), Reference):
             text = f"`{name}` takes a mapping, whose values may be references"
             yield Finding("static_option", text, (name,))
@@ -35,7 +37,10 @@ def findings(options: Any, scope: BuildScope) -> Iterable[Finding]:
     if isinstance(options.budget, Mapping) and len(options.budget) != 1:
         yield Finding("bad_value", "`budget` takes `steps` or `seconds`, one of them", ("budget",))
     if isinstance(options.predict, Mapping):
-        yield from _of_predictor(options, head_located(options.predict["artefact"], folder))
+        yield from _of_predictor(options, head_located(options.predict["artefact"], folder), scope)
+    elif options.quality is not None:
+        text = "`quality` is a calibrated promise: it needs `predict` with the artefact that was calibrated for it"
+        yield Finding("bad_value", text, ("quality",))
     yield from _of_size(options.size)
 
 
@@ -50,15 +55,37 @@ def _of_numbers(name: str, given: Mapping[str, Any], scope: BuildScope) -> Itera
             yield Finding("bad_value", "`until` is a share of the steps, 0…1", (name, key))
 
 
-def _of_predictor(options: Any, artefact: str) -> Iterator[Finding]:
+def _of_predictor(options: Any, artefact: str, scope: BuildScope) -> Iterator[Finding]:
     from dynflow.nodes.adaptive_diffusion.predictor import describe
 
     try:
-        describe(artefact).place(options.predict["quantile"])
+        facts = describe(artefact)
     except DynflowError as error:
         yield Finding("bad_value", str(error), ("predict", "artefact"))
+        return
+    drawn = scope.spec.models.get(options.model)
+    if drawn is not None and drawn.model != facts.model:
+        text = f"the predictor was trained for the model {facts.model}, not for {drawn.model}"
+        yield Finding("bad_value", text, ("predict", "artefact"))
+    quantile = options.predict.get("quantile")
+    if options.quality is None:
+        try:
+            facts.place(quantile)
+        except ValueError as error:
+            yield Finding("bad_value", str(error), ("predict", "quantile"))
+        return
+    given = [name for name in _NOT_PROMISED if getattr(options, name) is not None]
+    if given or quantile is not None:
+        text = f"`quality` is promised as it was calibrated: leave `{given[0] if given else 'quantile'}` out"
+        yield Finding("bad_value", text, ("quality",))
+    try:
+        contract = facts.contract(options.quality)
     except ValueError as error:
-        yield Finding("bad_value", str(error), ("predict", "quantile"))
+        yield Finding("bad_value", f"`quality`: {error}", ("quality",))
+        return
+    if isinstance(options.steps, int) and options.steps != contract.steps:
+        text = f"`quality` compares with {contract.steps} steps: set `steps` to that, or leave `quality` out"
+        yield Finding("bad_value", text, ("steps",))
 
 
 def _of_size(size: Any) -> Iterator[Finding]:

@@ -47,3 +47,16 @@ def loaded(settings: ModelSettings, folder: Path | None) -> LoadedPipeline:
     except ImportError as error:
         raise MissingDependency(error.name or "diffusers", 'pip install "dynflow[diffusers]"') from error
     return load(settings, folder, ShapesPipeline)
+
+
+def doubt(settings: ModelSettings, prompt: str) -> str | None:
+    """Why a shipped pipeline may draw something else than a prompt says; None where nothing is known."""
+    if settings.model != "embedded/shapes":
+        return None
+    from dynflow.nodes.adaptive_diffusion.shapes.captions import OutsideWorld, parse
+
+    try:
+        parse(prompt)
+    except OutsideWorld as error:
+        return f"{settings.model} knows a small world of shapes, and may draw something else: {error}"
+    return None

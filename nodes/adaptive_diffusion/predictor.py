@@ -8,7 +8,7 @@ quantile by what held-out images needed (conformalised quantile regression, Roma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,23 @@ HEADS = HeadType(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """A promise: that an image reaches `at_least` this `metric` to the same seed's image of `steps` steps, for this
+    `share` of new prompts; and what keeps it, as calibrated: a quantile of the predictor, a threshold of `converge`
+    (None: without)."""
+
+    metric: str
+    steps: int
+    at_least: float
+    share: float
+    quantile: float
+    threshold: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.metric} to {self.steps} steps at least {self.at_least:g} for {self.share:g}"
+
+
 @dataclass(frozen=True)
 class Facts:
     """What `head.json` says of a predictor: for which model, the quantiles that it tells (0…1, rising) with their
@@ -44,12 +61,31 @@ class Facts:
     quantiles: tuple[float, ...]
     offsets: tuple[float, ...]
     counts: tuple[int, ...]
+    contracts: tuple[Contract, ...] = ()
+    """Promises that it was calibrated for."""
+
+    def contract(self, wanted: Mapping[str, Any]) -> Contract:
+        """The contract that the option `quality` asks for. Raises ValueError where it was not calibrated."""
+        asked = Contract(wanted["metric"], steps_of(wanted["to"]), wanted["at_least"], wanted["for"], 0.0)
+        for each in self.contracts:
+            if str(each) == str(asked):
+                return each
+        others = f": it was for {'; '.join(map(str, self.contracts))}" if self.contracts else ""
+        raise ValueError(f"the predictor in {self.folder} was not calibrated for {asked}{others}")
 
     def place(self, quantile: float) -> int:
         """Where the quantile stands. Raises ValueError where it is none of those that are told."""
         if quantile not in self.quantiles:
             raise ValueError(f"the predictor tells the quantiles {', '.join(map(str, self.quantiles))}, not {quantile}")
         return self.quantiles.index(quantile)
+
+
+def steps_of(text: str) -> int:
+    """The number in "50 steps". Raises ValueError for another text."""
+    number, _, unit = text.partition(" ")
+    if unit != "steps" or not number.isdigit() or int(number) < 1:
+        raise ValueError(f"{text!r} is no number of steps: write `50 steps`")
+    return int(number)
 
 
 def describe(name_or_path: str) -> Facts:
@@ -60,12 +96,15 @@ def describe(name_or_path: str) -> Facts:
     try:
         quantiles, offsets = tuple(map(float, told["quantiles"])), tuple(map(float, told["offsets"]))
         counts = tuple(map(int, told["counts"]))
+        contracts = tuple(Contract(**each) for each in told.get("contracts", ()))
     except (TypeError, ValueError) as error:
         raise damaged(folder / DESCRIPTION, error) from error
     rising = quantiles == tuple(sorted(set(quantiles))) and counts == tuple(sorted(set(counts)))
     if not rising or not quantiles or not counts or len(offsets) != len(quantiles) or counts[0] < 1:
         raise damaged(folder / DESCRIPTION, "quantiles, offsets and counts do not fit")
-    return Facts(folder, told["sha256"], told["model"], quantiles, offsets, counts)
+    if any(each.quantile not in quantiles for each in contracts):
+        raise damaged(folder / DESCRIPTION, "a contract rests on a quantile that is not told")
+    return Facts(folder, told["sha256"], told["model"], quantiles, offsets, counts, contracts)
 
 
 def save(
@@ -78,6 +117,7 @@ def save(
     counts: Sequence[int],
     card: str,
     training: Mapping[str, Any],
+    contracts: Sequence[Contract] = (),
 ) -> None:
     """Write a predictor. `tensors`: `weight1` [hidden, 384] and `bias1`, `weight2` [quantiles, hidden] and `bias2`."""
     facts = {
@@ -89,6 +129,7 @@ def save(
         "quantiles": list(quantiles),
         "offsets": list(offsets),
         "counts": list(counts),
+        "contracts": [asdict(each) for each in contracts],
         "training": dict(training),
     }
     write_head(folder, tensors, facts, card)

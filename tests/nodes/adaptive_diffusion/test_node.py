@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from langchain_core.messages import AIMessage
 from PIL import Image
 
 import dynflow
-from dynflow.errors import GraphError, InputError, MissingModel
+from dynflow.errors import ArtefactError, GraphError, InputError, MissingModel
 from dynflow.nodes.adaptive_diffusion import predictor
 from tests.nodes.adaptive_diffusion import tiny_pipelines
 
@@ -74,7 +75,7 @@ def test_an_image_comes_as_a_message_with_its_figures_in_metadata_trace_and_ledg
     result = graph(CALM).run("a red cat")
     assert pixels(result.value).shape == (16, 16, 3)
     [visit] = result.trace.visits
-    assert visit.values == {"steps": 2, "planned": 6}
+    assert visit.values == {"steps": 2, "planned": 6, "quality": None}
     assert visit.notes[0].startswith("2 of 6 steps, then it had converged; ")
     assert "saved" in visit.notes[0]
     [entry] = result.ledger.entries
@@ -142,16 +143,20 @@ def test_a_budget_of_seconds_plans_fewer_steps_after_a_slow_image(graph):
     assert [told(graph("budget: {seconds: 1000}").invoke(prompt))[1] for prompt in "ab"] == [6, 6]
 
 
-def test_a_predictor_plans_the_steps_from_the_prompt(graph, folder):
-    """A head that tells two prompts apart, made by hand."""
-    easy, hard = predictor.Encoder.shared().embed(["a dot", "eleven overlapping hexagons in a storm"])
+PROMPTS = ("a dot", "eleven overlapping hexagons in a storm")
+PROMISE = "quality: {metric: ssim, to: 6 steps, at_least: 0.9, for: 0.95}"
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """A predictor made by hand, for two prompts: its median is 2 and 4 steps, its upper quantile 2 and 6."""
+    easy, hard = predictor.Encoder.shared().embed(PROMPTS)
     direction = (hard - easy) / np.square(hard - easy).sum()
-    middle = float(direction @ easy)
     predictor.save(
         folder / "steps",
         {
             "weight1": direction[None].astype(np.float32),
-            "bias1": np.array([-middle], np.float32),
+            "bias1": np.array([-float(direction @ easy)], np.float32),
             "weight2": np.array([[1.0], [2.0]], np.float32),
             "bias2": np.array([0.5, 0.5], np.float32),
         },
@@ -161,14 +166,58 @@ def test_a_predictor_plans_the_steps_from_the_prompt(graph, folder):
         counts=[2, 4, 6],
         card="# Made by hand",
         training={},
+        contracts=[
+            predictor.Contract("ssim", 6, 0.9, 0.95, quantile=0.9),
+            predictor.Contract("ssim", 6, 0.5, 0.95, quantile=0.9, threshold=100.0),
+        ],
     )
-    prompts = ("a dot", "eleven overlapping hexagons in a storm")
+
+
+def test_a_predictor_plans_the_steps_from_the_prompt(graph, trained):
     median = graph("predict: {artefact: ./steps, quantile: 0.5}")
-    assert [told(median.invoke(prompt))[1] for prompt in prompts] == [2, 4]
+    assert [told(median.invoke(prompt))[1] for prompt in PROMPTS] == [2, 4]
     upper = graph("predict: {artefact: ./steps, quantile: 0.9}")
-    assert [told(upper.invoke(prompt))[1] for prompt in prompts] == [2, 6]
+    assert [told(upper.invoke(prompt))[1] for prompt in PROMPTS] == [2, 6]
     both = graph(f"predict: {{artefact: ./steps, quantile: 0.9}}\n    {CALM}")
-    assert told(both.invoke(prompts[1])) == (2, 6)
+    assert told(both.invoke(PROMPTS[1])) == (2, 6)
+
+
+def test_a_promise_sets_the_deciders_as_it_was_calibrated(graph, trained):
+    flow = graph(f"predict: {{artefact: ./steps}}\n    {PROMISE}")
+    results = [flow.run(prompt) for prompt in PROMPTS]
+    assert [told(result.value) for result in results] == [(2, 2), (6, 6)]
+    assert results[0].trace.visits[0].values["quality"] == 0.95
+    lower = graph(f"predict: {{artefact: ./steps}}\n    {PROMISE.replace('0.9,', '0.5,')}")
+    assert told(lower.invoke(PROMPTS[1])) == (2, 6)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (PROMISE, "it needs `predict` with the artefact"),
+        (f"predict: {{artefact: ./steps}}\n    {PROMISE.replace('0.9,', '0.8,')}", "was not calibrated for ssim to 6"),
+        (f"predict: {{artefact: ./steps}}\n    {PROMISE.replace('6 steps', 'six steps')}", "write `50 steps`"),
+        (f"predict: {{artefact: ./steps}}\n    {CALM}\n    {PROMISE}", "leave `converge` out"),
+        (f"predict: {{artefact: ./steps, quantile: 0.9}}\n    {PROMISE}", "leave `quantile` out"),
+        ("predict: {artefact: ./steps}", "the quantiles 0.5, 0.9, not None"),
+        ("predict: {artefact: ./steps, quantile: 0.7}", "the quantiles 0.5, 0.9, not 0.7"),
+    ],
+)
+def test_a_promise_that_is_not_calibrated_is_refused(graph, trained, options, words):
+    with pytest.raises(GraphError) as raised:
+        graph(options)
+    assert words in str(raised.value)
+
+
+def test_a_predictor_for_another_model_or_a_damaged_one_is_refused(graph, folder, trained):
+    text = GRAPH.replace("model: sd, price", "model: somebody/else, price")
+    with pytest.raises(GraphError, match="trained for the model sd, not for somebody/else"):
+        graph("predict: {artefact: ./steps, quantile: 0.5}", text)
+    other = folder / "damaged"
+    shutil.copytree(folder / "steps", other)
+    (other / "head.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(ArtefactError, match="damaged"):
+        graph("predict: {artefact: ./damaged, quantile: 0.5}").invoke("a dot")
 
 
 async def test_a_cancelled_request_lets_go_within_a_step(graph, monkeypatch):

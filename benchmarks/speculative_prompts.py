@@ -1,7 +1,7 @@
 """Prompts of `benchmarks/speculative.py`: six tasks, eight prompts each, written for it.
 
 A small model does not always do what it is asked, and a copy that is none measures something else. So copies, extracts
-and edits are worded, and their texts chosen, so that SmolLM2, decoding plainly, mostly does them; no speed was looked at.
+and edits are worded, and their texts chosen, so that SmolLM2, decoding plainly, mostly does them; speed was no ground.
 """
 
 from __future__ import annotations

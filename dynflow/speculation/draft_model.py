@@ -42,7 +42,8 @@ class DraftModel:
         new = list(tokens[same:])
         with torch.no_grad():
             while len(drafted) < limit and self._wanted():
-                logits = self._model(input_ids=torch.tensor([new]), past_key_values=self._cache, use_cache=True).logits
+                ids = torch.tensor([new], device=self._model.device)
+                logits = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True).logits
                 self._read += new
                 last = self._fitted(logits[0, -1].float())
                 if self._temperature is None:

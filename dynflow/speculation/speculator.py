@@ -20,7 +20,7 @@ from dynflow.speculation.drafters import Drafter, NgramCache, PromptLookup
 
 _MOST = 16  # tokens of a draft, unless asked otherwise
 _SIZES = (1, 2, 3, 5, 9, 17, 33)  # tokens of the passes that are timed at first
-_ROUNDS = 3
+_ROUNDS, _PATIENCE = 3, 2.0  # how often; seconds after which a large model's are enough
 _WINDOW = 400  # tries that tell of a flow
 _FLOWS = 64  # remembered; those not asked for longest are forgotten first
 
@@ -28,9 +28,9 @@ _FLOWS = 64  # remembered; those not asked for longest are forgotten first
 class Speculator:
     """Costs of passes, acceptance so far and n-grams of past answers; makes each request's decoding."""
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._costs: Costs | None = None
+    def __init__(self, model: Any, costs: Costs | None = None) -> None:
+        """`costs`: known already; else they are measured when they are first needed."""
+        self._model, self._costs = model, costs
         self._flows: OrderedDict[str, tuple[Acceptance, NgramCache]] = OrderedDict()
 
     def measure(self) -> Costs:
@@ -39,7 +39,10 @@ class Speculator:
             measured = dict.fromkeys(_SIZES, float("inf"))
             cache = DynamicCache(config=self._model.config)
             with torch.no_grad():
+                started = time.perf_counter()
                 for round in range(_ROUNDS + 1):
+                    if round > 1 and time.perf_counter() - started > _PATIENCE:
+                        break
                     for size in _SIZES:
                         ids = torch.zeros((1, size), dtype=torch.long, device=self._model.device)
                         began = time.perf_counter()

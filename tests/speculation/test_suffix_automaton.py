@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynflow.speculation.suffix_automaton import SuffixAutomaton
@@ -24,6 +24,7 @@ pieces = st.lists(st.integers(0, 3), max_size=7)
 copying = st.lists(st.tuples(pieces, st.integers(0, 30), st.integers(0, 12)), max_size=9)
 
 
+@settings(deadline=None)
 @given(copying)
 def test_longest_and_most_recent(parts: list[tuple[list[int], int, int]]) -> None:
     automaton = SuffixAutomaton()
@@ -33,6 +34,7 @@ def test_longest_and_most_recent(parts: list[tuple[list[int], int, int]]) -> Non
             assert (automaton.match_length, automaton.match_end) == naive(automaton.text)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=40), st.integers(0, 12))
 def test_the_continuation_goes_on_as_after_the_match(text: list[int], limit: int) -> None:
     automaton = SuffixAutomaton()

@@ -100,7 +100,8 @@ def _read(settings: ModelSettings, source: str, remote: bool, cls: type[Any] | N
             f"a package that {settings.model} needs ({_short(error)})", 'pip install "dynflow[diffusers]"'
         ) from error
     except OSError as error:
-        raise MissingModel(f"diffusers finds no whole pipeline in {settings.model}: {_short(error)}") from error
+        kind = MissingModel if remote else ArtefactError
+        raise kind(f"diffusers finds no whole pipeline in {settings.model}: {_short(error)}") from error
     except Exception as error:  # a damaged file raises whatever the library that reads it likes
         raise ArtefactError(f"diffusers cannot load {settings.model}: {_short(error)}") from error
 

@@ -10,7 +10,7 @@ from dynflow.errors import ArtefactError
 from dynflow.models.engine import Job
 from dynflow.models.llama_drafting import Tally, modes_of
 from dynflow.speculation.asked import Asked
-from dynflow.speculation.choosing import Chooser, Costs, Mode, kind_of
+from dynflow.speculation.choosing import Chooser, Costs, Measured, Mode, kind_of
 from dynflow.speculation.statistics import ACCEPTED_KEY, SPECULATION_KEY
 
 _MOST_FLOWS = 64
@@ -85,7 +85,13 @@ class LlamaSpeculator:
             if mode in self._faults:
                 raise ArtefactError(self._faults[mode])
             try:
-                self._servers[mode] = self._make(mode)
+                server = self._make(mode)
+                if isinstance(mode, Measured) and mode.drafter == "draft_model" and not _drafts(server):
+                    raise ArtefactError(
+                        f"llama.cpp cannot draft by {mode.draft}: its vocabulary is not the model's; "
+                        "a draft must have the same tokenizer"
+                    )
+                self._servers[mode] = server
             except ArtefactError as error:
                 self._faults[mode] = str(error)
                 raise
@@ -118,6 +124,20 @@ class LlamaSpeculator:
         if read >= _ENOUGH and characters:
             reading = tally.timings["prompt_ms"] / 1000 / read * usage["prompt_tokens"] / characters
         self.costs.learn(plain, drafted, reading)
+
+
+def _drafts(server: Any) -> bool:
+    """Whether a server with a draft model uses it: llama.cpp passes over one of another vocabulary in silence."""
+    tally = Tally()
+    request = {"messages": [{"role": "user", "content": "Count."}], "max_tokens": 8, "temperature": 0, "stream": True}
+    usage = {"stream_options": {"include_usage": True}, "timings_per_token": True}
+
+    def on(event: Mapping[str, Any]) -> bool:
+        tally.read(event)
+        return tally.drafted > 0
+
+    server.handle_chat_completions({**request, **usage}, on)
+    return tally.drafted > 0
 
 
 def _prompt(request: Mapping[str, Any]) -> str:

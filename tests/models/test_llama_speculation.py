@@ -127,6 +127,15 @@ def test_drafts_that_are_none_are_refused(model: LlamaCppChat, tmp_path: Path) -
         model.warm_up_speculation(Asked(("draft_model",), draft=str(broken)))
 
 
+def test_a_draft_of_another_vocabulary_is_refused(model: LlamaCppChat, tmp_path: Path) -> None:
+    whole = resolve_model_file(NAME, None).read_bytes()
+    begin, end = whole.index(b"tokenizer.ggml.tokens"), whole.index(b"tokenizer.ggml.merges")
+    other = tmp_path / "other.gguf"
+    other.write_bytes(whole[:begin] + whole[begin:end].replace(b"story", b"yrots") + whole[end:])
+    with pytest.raises(ArtefactError, match="its vocabulary is not the model's"):
+        model.warm_up_speculation(Asked(("draft_model",), draft=str(other)))
+
+
 def test_where_drafting_fails_the_answer_is_plain_and_says_so(
     model: LlamaCppChat, always: None, tmp_path: Path
 ) -> None:

@@ -29,7 +29,7 @@ class ShapesFeatures(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuser
     """Convolutions, then a layer of `features`, then what the picture holds as `targets` tells it."""
 
     @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(self, width: int = 24, features: int = 64) -> None:
+    def __init__(self, width: int = 24, num_features: int = 64) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.convolutions = nn.Sequential(
             *(nn.Conv2d(3, width, 3, 2, 1), nn.ReLU()),
@@ -37,8 +37,8 @@ class ShapesFeatures(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuser
             *(nn.Conv2d(2 * width, 2 * width, 3, 1, 1), nn.ReLU()),
             *(nn.Conv2d(2 * width, 2 * width, 3, 2, 1), nn.ReLU()),
         )
-        self.features = nn.Linear(2 * width * (SIDE // 8) ** 2, features)
-        self.holds = nn.Linear(features, len(SHAPES) + len(COLOURS) + len(SIZES) + _CELLS**2 + 1)
+        self.features = nn.Linear(2 * width * (SIDE // 8) ** 2, num_features)
+        self.holds = nn.Linear(num_features, len(SHAPES) + len(COLOURS) + len(SIZES) + _CELLS**2 + 1)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Features [pictures, features] of pictures [pictures, 3, 32, 32] from 0 to 1, and estimates of `targets`."""

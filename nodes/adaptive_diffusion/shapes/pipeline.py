@@ -22,6 +22,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from dynflow.models.encoder import Encoder
+from dynflow.nodes.adaptive_diffusion.shapes.transformer import ShapesTransformer
 
 SHIPPED = Path(__file__).parent / "artefact"
 GUIDANCE = 3.0
@@ -35,7 +36,7 @@ class ShapesPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "transformer"  # type: ignore[assignment]
     _callback_tensor_inputs = ("latents", "prompt_embeds", "prompt_attention_mask")
 
-    def __init__(self, transformer: ModelMixin, scheduler: FlowMatchEulerDiscreteScheduler) -> None:
+    def __init__(self, transformer: ShapesTransformer | ModelMixin, scheduler: FlowMatchEulerDiscreteScheduler) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, scheduler=scheduler)  # type: ignore[no-untyped-call]
         self.image_processor = VaeImageProcessor(vae_scale_factor=1)

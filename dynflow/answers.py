@@ -62,6 +62,8 @@ def text_of(value: Any) -> str:
     """An answer as text: a message's, a classification's label, an object as JSON; empty where there is none."""
     if isinstance(value, Classification):
         return value.label
+    if isinstance(value, BaseMessage):
+        return str(value.text)
     plain = "" if value is None else plain_answer(value)
     return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False, default=str)
 

@@ -251,16 +251,15 @@ class AdaptiveDiffusion(Node):
 
     def _deciders(self, options: Any) -> Iterable[Decider]:
         """In the order in which they plan: a budget holds what the others leave of it."""
-        quantile, converge = (options.predict or {}).get("quantile"), options.converge
+        predict, converge = options.predict, options.converge
         if options.quality is not None:
             contract = self._predictor.facts.contract(options.quality)
-            quantile, converge = contract.quantile, None
-            if contract.threshold is not None:
-                converge = {"threshold": contract.threshold}
-        if options.predict is not None:
+            predict = {"quantile": contract.quantile}
+            converge = None if contract.threshold is None else {"threshold": contract.threshold}
+        if predict is not None:
             from dynflow.nodes.adaptive_diffusion.predictor import Predict
 
-            yield Predict(self._predictor, quantile)
+            yield Predict(self._predictor, predict["quantile"])
         if converge is not None:
             yield converge_of(converge)
         if options.budget is not None:

@@ -19,6 +19,7 @@ from langchain_core.messages import AIMessage
 from PIL import Image
 
 import dynflow
+from dynflow.answers import text_of
 from dynflow.errors import ArtefactError, GraphError, InputError, MissingModel
 from dynflow.nodes.adaptive_diffusion import predictor
 from tests.nodes.adaptive_diffusion import tiny_pipelines
@@ -111,6 +112,14 @@ async def test_every_way_of_asking_gives_the_same_image(graph):
     assert isinstance(one, AIMessage)
     assert np.abs(pixels(one).astype(int) - wanted).max() <= 1
     assert not np.array_equal(pixels(two), wanted)
+
+
+def test_chat_model_and_tool_hand_the_image_on(graph):
+    flow = graph(CALM)
+    wanted = flow.invoke("a red cat").content
+    assert flow.as_chat_model().invoke("a red cat").content == wanted
+    assert flow.to_tool(description="draws").invoke({"question": "a red cat"}) == wanted
+    assert text_of(flow.invoke("a red cat")) == ""
 
 
 def test_options_reach_the_pipeline(graph):

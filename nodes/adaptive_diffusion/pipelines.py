@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynflow.errors import ArtefactError, MissingDependency
-from dynflow.models.diffusers import find, load
+from dynflow.models.diffusers import INDEX, find, load
 
 if TYPE_CHECKING:
     from dynflow.models.diffusers import LoadedPipeline
@@ -33,7 +33,10 @@ def located(settings: ModelSettings | None, folder: Path | None) -> ModelSetting
             near = difflib.get_close_matches(settings.model, SHIPPED, n=1)
             meant = f" (did you mean {near[0]!r}?)" if near else f": there is {', '.join(SHIPPED)}"
             raise ArtefactError(f"dynflow brings no pipeline {settings.model!r}{meant}")
-        settings = settings.model_copy(update={"model": str(SHIPPED[settings.model])})
+        place = SHIPPED[settings.model]
+        if not (place / INDEX).is_file():
+            raise ArtefactError(f"this copy of dynflow lacks {settings.model}: scripts/train_shapes.py makes it")
+        settings = settings.model_copy(update={"model": str(place)})
     find(settings, folder)
     return settings
 

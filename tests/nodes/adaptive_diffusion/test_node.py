@@ -14,14 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from langchain_core.messages import AIMessage
 from PIL import Image
 
 import dynflow
 from dynflow.answers import text_of
 from dynflow.errors import ArtefactError, GraphError, InputError, MissingModel
-from dynflow.nodes.adaptive_diffusion import predictor
+from dynflow.nodes.adaptive_diffusion import pipelines, predictor
+from dynflow.nodes.adaptive_diffusion.shapes.pipeline import ShapesPipeline
+from dynflow.nodes.adaptive_diffusion.shapes.transformer import ShapesTransformer
 from tests.nodes.adaptive_diffusion import tiny_pipelines
 
 GRAPH = """
@@ -314,6 +316,26 @@ def test_a_name_that_is_no_model_here_nor_on_the_hub(graph, monkeypatch):
     text = GRAPH.replace("model: sd, price", "model: nobody/nothing, price")
     with pytest.raises(MissingModel, match="no model 'nobody/nothing'"):
         graph(text=text).invoke("a red cat")
+
+
+SHAPES = GRAPH.replace("model: sd, price", "model: embedded/shapes, price")
+
+
+def test_the_shipped_pipeline_is_found_by_name_and_doubts_what_it_does_not_know(graph, tmp_path, monkeypatch):
+    transformer = ShapesTransformer(width=24, num_layers=1, num_heads=2)
+    ShapesPipeline(transformer, FlowMatchEulerDiscreteScheduler()).save_pretrained(tmp_path / "shapes")
+    monkeypatch.setitem(pipelines.SHIPPED, "embedded/shapes", tmp_path / "shapes")
+    flow = graph(text=SHAPES)
+    known, strange = flow.run("two red circles above a blue square"), flow.run("a castle in the fog")
+    assert pixels(known.value).shape == (32, 32, 3)
+    assert len(known.trace.visits[0].notes) == 1
+    assert "embedded/shapes knows a small world of shapes" in strange.trace.visits[0].notes[1]
+
+
+def test_a_copy_without_the_shipped_pipeline_says_how_it_is_made(graph, tmp_path, monkeypatch):
+    monkeypatch.setitem(pipelines.SHIPPED, "embedded/shapes", tmp_path)
+    with pytest.raises(GraphError, match=r"scripts/train_shapes\.py makes it"):
+        graph(text=SHAPES)
 
 
 def test_run_writes_the_image_and_says_what_it_took(folder, invoke):

@@ -44,10 +44,9 @@ EMA = 0.999
 class Training:
     """Model, its moving average and the optimisers: all that a checkpoint holds."""
 
-    def __init__(self, device: str, steps: int) -> None:
-        torch.manual_seed(0)
+    def __init__(self, model: ShapesTransformer, device: str, steps: int) -> None:
         self.device, self.steps, self.step = device, steps, 0
-        self.model = ShapesTransformer().to(device)
+        self.model = model.to(device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         named = dict(self.model.named_parameters())
         inner = {name for name, value in named.items() if "blocks." in name and name.endswith("weight")}
@@ -139,7 +138,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("shapes"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--steps", type=int, default=8_000)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--pictures", type=int, default=60_000)
     parser.add_argument("--look", type=int, default=500, help="steps between two looks at held-out captions")
@@ -148,7 +147,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     out: Path = arguments.out
     data = prepare(out / "data", arguments.pictures)
-    training = Training(arguments.device, arguments.steps)
+    torch.manual_seed(0)
+    training = Training(ShapesTransformer(), arguments.device, arguments.steps)
     if (out / "state.pt").exists():
         training.resume(out / "state.pt")
     held_out = draw_captions(96, "predictor", seed=1)
@@ -157,6 +157,7 @@ def main() -> None:
     started = time.monotonic()
     bar = tqdm(total=arguments.steps, initial=training.step, desc="training", mininterval=5)
     while training.step < arguments.steps:
+        torch.manual_seed(training.step)  # a step is the same whether the run was broken off before it or not
         rng = np.random.default_rng(training.step)
         losses.append(training.learn(*batch(data, rng, arguments.batch, arguments.device)))
         bar.update()

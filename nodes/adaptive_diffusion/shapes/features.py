@@ -20,7 +20,7 @@ from dynflow.nodes.adaptive_diffusion.shapes.scenes import SIDE, Scene
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SHIPPED_FEATURES = Path(__file__).parent / "features"
+SHIPPED_FEATURES = Path(__file__).parent / "classifier"
 _CELLS = 4
 _BATCH = 256
 

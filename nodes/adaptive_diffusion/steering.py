@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
 from dynflow.nodes.adaptive_diffusion.clean import clean_image, tells_clean_images
 from dynflow.nodes.adaptive_diffusion.deciders import Watch
@@ -93,7 +94,7 @@ class Steering:
         for place in self._alive:
             self.taken[place] += 1
         if self.ended:  # a pipeline that walks through timesteps of its own
-            return (sample,)
+            return SchedulerOutput(prev_sample=sample) if kwargs.get("return_dict", True) else (sample,)
         if isinstance(kwargs.get("generator"), list):
             kwargs["generator"] = [kwargs["generator"][place] for place in self._alive]
         if not self._reads:

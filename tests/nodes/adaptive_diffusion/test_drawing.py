@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from dynflow.errors import InputError, NodeFailed
 from dynflow.node import Cancelled
 from dynflow.nodes.adaptive_diffusion.deciders import Converge, Decision
 from dynflow.nodes.adaptive_diffusion.drawing import Drawn, Look, Order, draw
-from dynflow.nodes.adaptive_diffusion.steering import leaves
+from dynflow.nodes.adaptive_diffusion.steering import Steering, leaves
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers' Euler
 STEPS = 4
@@ -168,11 +170,20 @@ def test_what_a_scheduler_remembers_or_draws_stays_each_images_own(families, mak
 
 
 def _with_scheduler(pipeline, make):
-    import copy
-
     own = copy.copy(pipeline)
     own.scheduler = make.from_config(pipeline.scheduler.config)
     return own
+
+
+def test_a_pipeline_that_walks_its_own_timesteps_keeps_the_clean_image(families):
+    walker = copy.copy(families("stable_diffusion_3"))
+    steering = Steering(walker, [[lambda clean, left: left <= 2]], lambda: None)
+    walker.scheduler.set_timesteps(4)
+    seen = [torch.randn(1, 4, 8, 8)]
+    for timestep in walker.scheduler.timesteps.tolist():
+        seen.append(walker.scheduler.step(torch.ones_like(seen[-1]), torch.tensor(timestep), seen[-1]).prev_sample)
+    assert (steering.stopped, steering.taken) == ([True], [4])
+    assert [torch.equal(one, other) for one, other in pairwise(seen)] == [False, False, True, True]
 
 
 def test_an_unknown_scheduler_takes_all_its_steps_and_says_so(families):

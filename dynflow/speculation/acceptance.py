@@ -6,7 +6,12 @@ from bisect import bisect_right
 
 _EVIDENCE = (2, 3, 4, 5, 7, 10, 16)  # where the next class of evidence begins
 _LOOKUP = (0.15, 0.35, 0.5, 0.6, 0.7, 0.8, 0.85, 0.92)
-_PRIOR = {"prompt_lookup": _LOOKUP, "ngram_cache": _LOOKUP, "draft_model": (0.7,) * 8}
+_PRIOR = {
+    "prompt_lookup": _LOOKUP,
+    "first_lookup": (0.2, *_LOOKUP[1:]),
+    "ngram_cache": _LOOKUP,
+    "draft_model": (0.7,) * 8,
+}
 _TRIES_OF_PRIOR = 4.0
 
 

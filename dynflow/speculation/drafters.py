@@ -32,19 +32,30 @@ class Drafter(Protocol):
 
 
 class PromptLookup:
-    """What followed the longest, most recent match of the text's end in prompt and answer. One per request."""
+    """What followed the longest, most recent match of the text's end in prompt and answer.
+
+    One per request, of its automaton, which `FirstLookup` can share.
+    """
 
     name = "prompt_lookup"
     free = True
 
-    def __init__(self) -> None:
-        self._automaton = SuffixAutomaton()
+    def __init__(self, automaton: SuffixAutomaton | None = None) -> None:
+        self._automaton = automaton or SuffixAutomaton()
 
     def draft(self, tokens: Sequence[int], limit: int) -> Proposal:
-        automaton = self._automaton
-        for index in range(len(automaton.text), len(tokens)):
-            automaton.append(tokens[index])
-        return Proposal(automaton.continuation(limit), automaton.match_length)
+        self._automaton.read(tokens)
+        return Proposal(self._automaton.continuation(self._automaton.match_end, limit), self._automaton.match_length)
+
+
+class FirstLookup(PromptLookup):
+    """What followed the same match's first occurrence: of a fence of code, say, the one that opens it."""
+
+    name = "first_lookup"
+
+    def draft(self, tokens: Sequence[int], limit: int) -> Proposal:
+        self._automaton.read(tokens)
+        return Proposal(self._automaton.continuation(self._automaton.first_end, limit), self._automaton.match_length)
 
 
 class NgramCache:

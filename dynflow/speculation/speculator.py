@@ -16,7 +16,8 @@ from dynflow.speculation.controller import Controller
 from dynflow.speculation.costs import Costs
 from dynflow.speculation.decoding import SpeculativeDecoding, Writer
 from dynflow.speculation.draft_model import DraftModel
-from dynflow.speculation.drafters import Drafter, NgramCache, PromptLookup
+from dynflow.speculation.drafters import Drafter, FirstLookup, NgramCache, PromptLookup
+from dynflow.speculation.suffix_automaton import SuffixAutomaton
 
 _MOST = 16  # tokens of a draft, unless asked otherwise
 _SIZES = (1, 2, 3, 5, 9, 17, 33)  # tokens of the passes that are timed at first
@@ -65,7 +66,8 @@ class Speculator:
         acceptance, ngrams = self._flow(asked.flow)
         drafters: list[Drafter] = []
         if asked.allows("prompt_lookup"):
-            drafters.append(PromptLookup())
+            automaton = SuffixAutomaton()
+            drafters += [PromptLookup(automaton), FirstLookup(automaton)]
         if asked.allows("ngram_cache"):
             drafters.append(ngrams)
         if draft is not None and asked.allows("draft_model"):

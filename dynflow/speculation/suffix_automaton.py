@@ -1,6 +1,8 @@
-"""Longest suffix of a growing text that occurs earlier in it, and where it did so last."""
+"""Longest suffix of a growing text that occurs earlier in it, and where it did so first and last."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class SuffixAutomaton:
@@ -22,9 +24,20 @@ class SuffixAutomaton:
         self._next: list[dict[int, int]] = [{}]
         self._link = [-1]
         self._length = [0]
+        self._seen_first = [-1]  # by state: the first end of its strings
         self._seen_last = [-1]  # by state: the latest end of its strings that has been noted
         self._whole = 0  # the state of the whole text
         self._unnoted: list[tuple[int, int]] = []  # (position, its state)
+
+    @property
+    def first_end(self) -> int:
+        """Where the same suffix ended for the first time; -1 without a match."""
+        return self._seen_first[self._link[self._whole]] if self.match_length else -1
+
+    def read(self, text: Sequence[int]) -> None:
+        """Read on to the end of a text that begins as what was read."""
+        for index in range(len(self.text), len(text)):
+            self.append(text[index])
 
     def append(self, token: int) -> None:
         """Read one more token."""
@@ -40,11 +53,11 @@ class SuffixAutomaton:
             self.match_length, self.match_end = self._length[state], self._seen_last[state] if state else -1
         self._unnoted.append((position, self._whole))
 
-    def continuation(self, limit: int) -> list[int]:
-        """At most `limit` tokens that followed the match, going round where it reaches the end of the text."""
-        if not self.match_length:
+    def continuation(self, end: int, limit: int) -> list[int]:
+        """`limit` tokens that followed the place `end`, going round at the end of the text; none of no place."""
+        if end < 0:
             return []
-        start = self.match_end + 1
+        start = end + 1
         found = self.text[start : start + limit]
         period = len(self.text) - start
         while len(found) < limit:
@@ -61,7 +74,7 @@ class SuffixAutomaton:
 
     def _extend(self, token: int) -> None:
         """The classical step."""
-        added = self._state({}, 0, self._length[self._whole] + 1, -1)
+        added = self._state({}, 0, self._length[self._whole] + 1, len(self.text) - 1, -1)
         state, self._whole = self._whole, added
         while state >= 0 and token not in self._next[state]:
             self._next[state][token] = added
@@ -72,17 +85,17 @@ class SuffixAutomaton:
         if self._length[target] == self._length[state] + 1:
             self._link[added] = target
             return
-        clone = self._state(
-            dict(self._next[target]), self._link[target], self._length[state] + 1, self._seen_last[target]
-        )
+        seen = self._seen_first[target], self._seen_last[target]
+        clone = self._state(dict(self._next[target]), self._link[target], self._length[state] + 1, *seen)
         while state >= 0 and self._next[state].get(token) == target:
             self._next[state][token] = clone
             state = self._link[state]
         self._link[target] = self._link[added] = clone
 
-    def _state(self, successors: dict[int, int], link: int, length: int, seen_last: int) -> int:
+    def _state(self, successors: dict[int, int], link: int, length: int, seen_first: int, seen_last: int) -> int:
         self._next.append(successors)
         self._link.append(link)
         self._length.append(length)
+        self._seen_first.append(seen_first)
         self._seen_last.append(seen_last)
         return len(self._link) - 1

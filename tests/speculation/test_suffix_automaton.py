@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 from dynflow.speculation.suffix_automaton import SuffixAutomaton
 
 
-def naive(text: list[int]) -> tuple[int, int]:
-    """Length and most recent earlier end of the longest suffix that occurs earlier."""
-    best = (0, -1)
+def naive(text: list[int]) -> tuple[int, int, int]:
+    """Length, most recent and first earlier end of the longest suffix that occurs earlier."""
+    ends: dict[int, list[int]] = {0: [-1]}
     for end in range(len(text) - 1):
         length = 0
         while length <= end and text[end - length] == text[len(text) - 1 - length]:
             length += 1
-        if length and length >= best[0]:
-            best = (length, end)
-    return best
+        ends.setdefault(length, []).append(end)
+    longest = max(ends)
+    return longest, ends[longest][-1 if longest else 0], ends[longest][0]
 
 
 pieces = st.lists(st.integers(0, 3), max_size=7)
@@ -31,7 +31,7 @@ def test_longest_and_most_recent(parts: list[tuple[list[int], int, int]]) -> Non
     for piece, start, size in parts:
         for token in piece + automaton.text[start : start + size]:
             automaton.append(token)
-            assert (automaton.match_length, automaton.match_end) == naive(automaton.text)
+            assert (automaton.match_length, automaton.match_end, automaton.first_end) == naive(automaton.text)
 
 
 @settings(deadline=None)
@@ -40,11 +40,11 @@ def test_the_continuation_goes_on_as_after_the_match(text: list[int], limit: int
     automaton = SuffixAutomaton()
     for token in text:
         automaton.append(token)
-    length, end = naive(text)
+    _, end, _ = naive(text)
     expected = list(text)
-    for _ in range(limit if length else 0):
+    for _ in range(limit if end >= 0 else 0):
         expected.append(expected[len(expected) - len(text) + end + 1])
-    assert automaton.continuation(limit) == expected[len(text) :]
+    assert automaton.continuation(automaton.match_end, limit) == expected[len(text) :]
 
 
 def test_hostile_text_costs_little() -> None:

@@ -157,7 +157,7 @@ def llama_contenders() -> Sequence[Contender]:
 
     return [
         LlamaContender(PLAIN, None),
-        LlamaContender("lookup 3/8", Lookup(3, 8)),
+        LlamaContender("lookup 3/6", Lookup(3, 6)),
         LlamaContender("lookup 3/16", Lookup(3, 16)),
         LlamaContender(OURS, "choose"),
     ]

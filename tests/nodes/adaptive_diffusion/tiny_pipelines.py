@@ -58,13 +58,14 @@ def _t5() -> dict[str, Any]:
     return {"tokenizer": T5Tokenizer(pieces, extra_ids=0), "encoder": _seeded(T5EncoderModel, config)}
 
 
-def _vae(channels: int = 4) -> AutoencoderKL:
+def _vae(blocks: int = 2) -> AutoencoderKL:
     return _seeded(
         AutoencoderKL,
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=channels,
+        block_out_channels=(8,) * blocks,
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        layers_per_block=1,
+        latent_channels=4,
         norm_num_groups=2,
         sample_size=16,
         shift_factor=0.0,
@@ -170,7 +171,7 @@ def pixart() -> PixArtSigmaPipeline:
     return PixArtSigmaPipeline(
         tokenizer=t5["tokenizer"],
         text_encoder=t5["encoder"],
-        vae=_vae(),
+        vae=_vae(blocks=4),  # its sizes are those of 256 x 256 or more
         transformer=transformer,
         scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear"),
     )

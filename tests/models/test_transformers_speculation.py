@@ -135,10 +135,10 @@ def test_bfloat16_is_told(folder: Path) -> None:
 
 
 def test_smollm2_writes_what_it_would_write_alone() -> None:
-    """30 prompts of 32 tokens; three of 12 unless the long proofs are asked for."""
+    """30 prompts of 32 tokens; three of 8 unless the long proofs are asked for."""
     pytest.importorskip("gguf")
     whole = bool(os.environ.get("DYNFLOW_SOAK"))
-    model = chat("embedded/smollm2-135m-instruct", max_tokens=32 if whole else 12, threads=None)
+    model = chat("embedded/smollm2-135m-instruct", max_tokens=32 if whole else 8, threads=None)
     subjects = ("the sea", "a red fox", "tax law", "a clock", "bread", "the moon", "chess", "rain", "a bridge", "tea")
     tasks = ("Repeat word for word: {0}, {0} and {0} are friends of {0}.", "Explain {0} in a sentence.", "Count {0}.")
     prompts = [task.format(subject) for subject in subjects for task in tasks]

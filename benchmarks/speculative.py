@@ -142,7 +142,8 @@ class LlamaContender:
         events: list[Any] = []
         messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
         asked = {"messages": messages, "temperature": 0, "max_tokens": tokens, "stream": True}
-        request = {**asked, "stream_options": {"include_usage": True}}
+        # Without a cache everybody reads the same prompt in the same batches, and so begins with the same roundings.
+        request = {**asked, "stream_options": {"include_usage": True}, "cache_prompt": False}
         self._speculator.serve(Job(request, events.append), request, self._asked)
         last = events[-1]
         told = Speculation.from_dict(last["speculation"])

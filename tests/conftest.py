@@ -29,15 +29,18 @@ os.environ["DYNFLOW_STATE"] = tempfile.mkdtemp(prefix="dynflow-state-")
 HERE = Path(__file__).parent
 ALONE = (
     *("batch_file/", "faces/", "faults/", "flow/", "models/", "soak/", "cli/test_batch.py", "cli/test_run.py"),
-    *("test_benchmarks.py", "test_examples.py", "test_graphs.py", "test_keep_a_promise.py", "test_readme.py"),
+    *("nodes/test_speculative_generator.py", "test_benchmarks.py", "test_graphs.py", "test_readme.py"),
 )
 """Tests that watch the clock, or run a model that works every core."""
+BESIDE = ("faces/test_langchain_suites.py", "models/test_transformers_speculation.py")
+"""Those among them that do neither."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what must not run beside other tests."""
     for item in items:
-        if item.path.relative_to(HERE).as_posix().startswith(ALONE):
+        place = item.path.relative_to(HERE).as_posix()
+        if place.startswith(ALONE) and not place.startswith(BESIDE):
             item.add_marker(pytest.mark.alone)
 
 

@@ -74,6 +74,7 @@ def _expect_typed(text: Text) -> None:
             compile_text(text)
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_time_and_memory() -> None:
     """All in a process of its own, with 200 MB to spare; a second of CPU time each, of a machine like the build's."""

@@ -10,7 +10,8 @@ import json
 import threading
 import warnings
 import weakref
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -90,7 +91,7 @@ def _read(settings: ModelSettings, source: str, remote: bool, cls: type[Any] | N
     revision = settings.revision or "main"
     where = {"revision": revision, "local_files_only": not must_fetch(source, revision, INDEX)} if remote else {}
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
             return (cls or diffusers.DiffusionPipeline).from_pretrained(
                 source, torch_dtype=getattr(torch, settings.dtype or "float32"), use_safetensors=True, **where
@@ -104,6 +105,20 @@ def _read(settings: ModelSettings, source: str, remote: bool, cls: type[Any] | N
         raise kind(f"diffusers finds no whole pipeline in {settings.model}: {_short(error)}") from error
     except Exception as error:  # a damaged file raises whatever the library that reads it likes
         raise ArtefactError(f"diffusers cannot load {settings.model}: {_short(error)}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """diffusers without its progress bar, which would stand among what a command prints."""
+    from diffusers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _placed(pipeline: Any, settings: ModelSettings) -> Any:

@@ -103,14 +103,23 @@ def draw(
         if (fault := fault_of(pipeline, order)) is not None:
             results[place] = InputError(fault)
             continue
-        alone = any(decision.watch for decision in order.decisions) and not leaves(pipeline)
+        alone = watched(order) and not leaves(pipeline)
         key = (order.planned, order.look, order.negative is None, place if alone else None)
         groups[key].append(place)
     for places in groups.values():
         for part, drawn in _in_memory(pipeline, orders, places, check, output_type):
             for place, each in zip(part, drawn, strict=True):
                 results[place] = each
+    together = [each for each, order in zip(results, orders, strict=True) if isinstance(each, Drawn) and watched(order)]
+    if len(together) > 1 and not leaves(pipeline):
+        for each in together:
+            each.notes.append(f"images do not leave a batch of {type(pipeline).__name__}: drawn one by one")
     return results
+
+
+def watched(order: Order) -> bool:
+    """Whether an image may end before its plan does."""
+    return any(decision.watch for decision in order.decisions)
 
 
 def _in_memory(
@@ -182,9 +191,15 @@ def _run(
             output_type=output_type,
             **(steering.hooks() if steering else {}),
         )
+        if steering and not any(steering.taken):  # it steps a scheduler of its own making
+            steering.release()
+            steering = None
         notes = _notes(own, steering, look, any(watches))
         taken = list(steering.taken) if steering else [first.planned] * len(orders)
         stopped = list(steering.stopped) if steering else [False] * len(orders)
+    except BaseException:
+        own.maybe_free_model_hooks()  # of `offload`: what was at work goes back to main memory
+        raise
     finally:
         if steering:
             steering.release()
@@ -218,7 +233,8 @@ def _notes(pipeline: Any, steering: Steering | None, look: Look, watched: bool) 
 def _out_of_memory(error: Exception) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # the CPU's has no type of its own
+    told = ("out of memory", "can't allocate memory")  # other devices' and the CPU's have no type of their own
+    return isinstance(error, RuntimeError) and any(each in str(error) for each in told)
 
 
 def _free() -> None:

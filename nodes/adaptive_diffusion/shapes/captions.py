@@ -118,9 +118,14 @@ class Caption:
         raise AssertionError("the shares do not sum to 100")
 
 
+def bare(prompt: str) -> str:
+    """A prompt without the words that ask for a picture: "Draw a red circle" is "a red circle"."""
+    return _ASKING.sub("", prompt.strip())
+
+
 def parse(text: str) -> Caption:
-    """The caption that a prompt is. Raises OutsideWorld for any other text."""
-    left = re.sub(r"\s+", " ", text.strip().lower()).rstrip(".")
+    """The caption that a prompt is, whatever asks for it. Raises OutsideWorld for any other text."""
+    left = re.sub(r"\s+", " ", bare(text).lower()).rstrip(".")
     background = None
     if found := _BACKGROUND.search(left):
         background, left = found["background"], left[: found.start()]
@@ -181,6 +186,9 @@ _SINGULARS = {plural: noun for noun in (*SHAPES, "shape") for plural in (_PLURAL
 _PLACES = {said: place for place in PLACES for said in _WORDINGS.get(_placed(place), (_placed(place),))}
 _SIZES = tuple(said for size in SIZES for said in _WORDINGS[size])
 _RELATIONS = {said: relation for relation in RELATIONS for said in _WORDINGS[relation]}
+_ASKING = re.compile(
+    r"^(?:please )?(?:draw|paint|show|make)(?: me)? |^(?:an? )?(?:picture|image|drawing) (?:of|with) ", re.IGNORECASE
+)
 _JOIN = re.compile(r", and | and |, ")
 _BACKGROUND = re.compile(rf" on a (?P<background>{_either(BACKGROUNDS)}) background$")
 _GROUP = re.compile(

@@ -22,6 +22,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from dynflow.models.encoder import Encoder
+from dynflow.nodes.adaptive_diffusion.shapes.captions import bare
 from dynflow.nodes.adaptive_diffusion.shapes.transformer import ShapesTransformer
 
 SHIPPED = Path(__file__).parent / "artefact"
@@ -65,10 +66,10 @@ class ShapesPipeline(DiffusionPipeline):
     def encode_prompt(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token states [prompts, tokens, 384], padded to the longest, and where tokens are, bool [prompts, tokens].
 
-        A prompt counts up to the transformer's `max_context`-th token.
+        A prompt counts up to the transformer's `max_context`-th token, without words such as "draw".
         """
         longest = self.transformer.config.max_context
-        states = [state[:longest] for state in Encoder.shared().tokens(prompts)]
+        states = [state[:longest] for state in Encoder.shared().tokens([bare(prompt) for prompt in prompts])]
         lengths = np.array([len(state) for state in states])
         mask = np.arange(lengths.max()) < lengths[:, None]
         padded = np.zeros((*mask.shape, states[0].shape[1]), np.float32)
@@ -120,7 +121,8 @@ class ShapesPipeline(DiffusionPipeline):
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=prompt_embeds.dtype)
         latents = latents.to(device)
-        self.scheduler.set_timesteps(None if sigmas else num_inference_steps, device=device, sigmas=sigmas)
+        schedule = {"sigmas": sigmas} if sigmas else {"num_inference_steps": num_inference_steps}
+        self.scheduler.set_timesteps(device=device, **schedule)
         self._num_timesteps = len(self.scheduler.timesteps)
         with self.progress_bar(total=self._num_timesteps) as bar:
             for index, timestep in enumerate(self.scheduler.timesteps):

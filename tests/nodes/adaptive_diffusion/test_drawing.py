@@ -194,6 +194,26 @@ def test_an_unknown_scheduler_takes_all_its_steps_and_says_so(families):
     assert np.array_equal(found.image, stock(pipeline, "stable_diffusion"))
 
 
+def test_a_pipeline_that_steps_a_scheduler_of_its_own_takes_all_its_steps_and_says_so(families):
+    class Combined(type(families("stable_diffusion"))):
+        def __call__(self, prompt, num_inference_steps, generator, output_type, **_hooks):
+            of_its_own = families("stable_diffusion")
+            return of_its_own(prompt, num_inference_steps=4, generator=generator, output_type=output_type)
+
+    pipeline = copy.copy(families("stable_diffusion"))
+    pipeline.__class__ = Combined
+    [found] = drawn(pipeline, order(decisions=stop_after(1)))
+    assert (found.steps, found.stopped) == (STEPS, False)
+    assert found.notes == ["Combined has no one scheduler: static steps"]
+
+
+def test_images_that_cannot_leave_a_batch_are_drawn_one_by_one_and_say_so(families):
+    one, other = drawn(families("flux"), *(order("flux", seed=seed, decisions=stop_after(2)) for seed in (1, 2)))
+    assert one.notes == other.notes == ["images do not leave a batch of FluxPipeline: drawn one by one"]
+    one, other = drawn(families("flux"), *(order("flux", seed=seed) for seed in (1, 2)))
+    assert not one.notes
+
+
 @pytest.mark.parametrize("name", LEAVING)
 def test_guidance_that_is_cut_off_halves_the_work_of_the_steps_after(families, name):
     pipeline = families(name)
@@ -222,9 +242,11 @@ def test_a_pipeline_without_the_hook_is_guided_to_the_end_and_says_so(families):
 
 
 def test_cancelled_it_stops_within_a_step_and_keeps_no_latents(families):
-    pipeline = families("stable_diffusion")
+    pipeline = copy.copy(families("stable_diffusion"))
     kept = []
     calls = []
+    freed = []
+    pipeline.maybe_free_model_hooks = lambda: freed.append(1)  # what diffusers' offloading is ended by
 
     def watch(clean, left):
         kept.append(weakref.ref(clean))
@@ -238,19 +260,29 @@ def test_cancelled_it_stops_within_a_step_and_keeps_no_latents(families):
     with pytest.raises(Cancelled) as raised:
         draw(pipeline, [order(decisions=[Decision(STEPS, watch=lambda: watch)])], check)
     assert len(kept) == 2  # one look before the first step, one at each
+    assert freed == [1]
     assert raised.value.__context__ is None
     gc.collect()
     assert all(each() is None for each in kept)
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(families):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("no memory"),
+        RuntimeError("MPS backend out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["cuda", "mps", "cpu"],
+)
+def test_out_of_memory_halves_the_batch_and_goes_on(families, error):
     pipeline = families("stable_diffusion")
     sizes = []
 
     def too_much(module, args, kwargs):
         sizes.append(len(args[0]) // 2)
         if sizes[-1] > 1:
-            raise torch.OutOfMemoryError("no memory")
+            raise error
 
     handle = pipeline.unet.register_forward_pre_hook(too_much, with_kwargs=True)
     try:

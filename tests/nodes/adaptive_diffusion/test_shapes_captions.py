@@ -30,6 +30,8 @@ def test_wordings_differ() -> None:
             Caption((Group(2, colour="red", shape="circle"), Group(1, colour="blue", shape="square")), "above"),
         ),
         ("A big ring.", Caption((Group(1, size="large", shape="ring"),))),
+        ("Draw me a big ring.", Caption((Group(1, size="large", shape="ring"),))),
+        ("a picture of 3 crosses at the top", Caption((Group(3, shape="cross", place="top"),))),
         ("3 crosses  at the top", Caption((Group(3, shape="cross", place="top"),))),
         ("some shapes on a light background", Caption((Group(None),), background="light")),
         (

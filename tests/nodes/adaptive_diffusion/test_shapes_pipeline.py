@@ -109,6 +109,22 @@ def test_a_callback_sees_and_changes_each_step_and_may_end_them(exact) -> None:
         exact("two shapes", 2, callback_on_step_end=look, callback_on_step_end_tensor_inputs=["nothing"])
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers' solver
+def test_a_multistep_solver_draws_the_same_pictures_in_fewer_steps(exact) -> None:
+    reference = exact(PROMPTS, 50, generator=seeds(1, 2, 3), output_type="np").images
+    solver = diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction")
+    quick = ShapesPipeline(exact.transformer, solver)
+    quick.set_progress_bar_config(disable=True)
+    assert ssim(quick(PROMPTS, 20, generator=seeds(1, 2, 3), output_type="np").images, reference).min() > 0.9
+
+
+def test_words_that_ask_for_a_picture_are_no_part_of_it(exact) -> None:
+    asked, plain = (
+        exact(prompt, 2, generator=seeds(1), output_type="np").images for prompt in ("Draw a ring", "a ring")
+    )
+    assert np.array_equal(asked, plain)
+
+
 def test_it_is_saved_as_safetensors_and_loaded_alike(learnt, exact, tmp_path) -> None:
     for name, pipeline, kind in (("learnt", learnt, ShapesTransformer), ("exact", exact, ExactDenoiser)):
         pipeline.save_pretrained(tmp_path / name)

@@ -39,7 +39,7 @@ def test_all_are_tested_and_listed() -> None:
     scripts = {path.name for path in EXAMPLES.glob("*.py")}
     agents = {"agent_with_flow_as_model.py", "agent_with_flow_as_tool.py"}
     others = {"chain.py", "stream.py", "speculative_stream.py", "batch.py", "langgraph_node.py", "testing_a_graph.py"}
-    assert scripts == others | agents
+    assert scripts == others | agents | {"all.py"}
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert not [name for name in scripts if f"]({name})" not in listed]
 
@@ -80,6 +80,17 @@ def test_batch() -> None:
     assert places == sorted(places)
     assert printed.count("path start > difficulty > local > end, $0.0") == 2
     assert printed.count("path start > difficulty > cloud > stand_in > end, $0.0") == 1
+
+
+@pytest.mark.usefixtures("_small_model")
+def test_all() -> None:
+    pytest.importorskip("diffusers")
+    pytest.importorskip("transformers")
+    lines = run(EXAMPLES / "all.py").splitlines()
+    paths = [line for line in lines if line.startswith("  path ")]
+    assert [path.split(" > ")[2] for path in paths] == ["picture", "sentiment", "route"]
+    assert "  answer a picture of 32 x 32 pixels" in lines
+    assert "  answer This review is positive." in lines
 
 
 @pytest.mark.usefixtures("_small_model")

@@ -85,3 +85,14 @@ def test_triage_asks_the_chat_model_about_what_the_encoder_doubts() -> None:
     assert doubted.trace.answer == "ask"
     assert doubted.value.label in ("negative", "positive")
     assert not doubted.trace.degraded
+
+
+def test_diffusion_draws_and_says_what_it_took() -> None:
+    pytest.importorskip("diffusers")
+    flow = dynflow.load(graphs.path("diffusion"))
+    prompt = "two red circles above a blue square"
+    whole, early = flow.run(prompt, {"configurable": {"calm_below": 0.0}}), flow.run(prompt)
+    assert whole.value.response_metadata["steps"] == 50
+    assert 2 <= early.value.response_metadata["steps"] < 50
+    assert early.value.content[0]["mime_type"] == "image/png"
+    assert early.trace.visits[0].notes[0].endswith("s saved")

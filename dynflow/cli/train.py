@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import click
 
 from dynflow.cli.progress import progress_bars
+from dynflow.cli.train_steps import steps
 
 _DEFAULT_DATA = Path("../shared/data")
 _KINDS = ("embedding", "surface", "similarity_weighted", "matrix_factorization", "encoder", "causal_lm")
@@ -26,7 +27,11 @@ def command() -> None:
       dynflow train check --data outcomes.jsonl --out my_check
       dynflow train early-exit --data texts.csv --out my_classifier
       dynflow train exit-criteria --data texts.csv --to my_classifier
+      dynflow train steps --captions 1000 --out my_steps
     """
+
+
+command.add_command(steps)
 
 
 @command.command("difficulty")

@@ -28,6 +28,15 @@ class Decision:
     """Told of its end: steps taken, and seconds."""
 
 
+def drift(before: torch.Tensor, now: torch.Tensor, left: int) -> torch.Tensor:
+    """About how far clean images [n, …] would still go at the pace of their last step, relative to their size: [n].
+
+    The change since the step before, as root mean square over the image's own, times the steps that are `left`.
+    """
+    changed, size = ((each.flatten(1).square().mean(1)).sqrt() for each in (now - before, now))
+    return left * (changed / size).nan_to_num(nan=0.0)  # black that stays black has come to rest
+
+
 class Decider(ABC):
     """Deciders are asked in turn, each with the plan that those before it have left."""
 
@@ -40,9 +49,7 @@ class Decider(ABC):
 class Converge(Decider):
     """Stop where the predicted clean image no longer moves, and keep that image.
 
-    Its drift is the change since the step before, as root mean square relative to the image's own, times the steps that
-    are left: about how far it would still go at this pace. It must be at most `threshold` at `patience` steps in a row,
-    of which the first is at least step `least`.
+    Its `drift` must be at most `threshold` at `patience` steps in a row, of which the first is at least step `least`.
     """
 
     threshold: float
@@ -62,9 +69,7 @@ class Converge(Decider):
             taken += 1
             if last is None or taken < self.least:
                 return False
-            size = float(now.square().mean().sqrt())
-            drift = float((now - last).square().mean().sqrt()) * left
-            calm = calm + 1 if drift <= self.threshold * size else 0
+            calm = calm + 1 if float(drift(last[None], now[None], left)) <= self.threshold else 0
             return calm >= self.patience
 
         return watch

@@ -7,8 +7,13 @@ quantile by what held-out images needed (conformalised quantile regression, Roma
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +36,9 @@ HEADS = HeadType(
     command="dynflow train steps",
     told={"model": str, "quantiles": list, "offsets": list, "counts": list},
 )
+WHOLE = 1.0
+"""The quantile that no count suffices for: all steps are planned."""
+HASHES = "hashes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,8 @@ class Contract:
     share: float
     quantile: float
     threshold: float | None = None
+    rests_on: Mapping[str, Any] = field(default_factory=dict)
+    """What was calibrated on: `n` prompts, `confidence`, `bound`, `steps` in the mean, `made`."""
 
     def __str__(self) -> str:
         return f"{self.metric} to {self.steps} steps at least {self.at_least:g} for {self.share:g}"
@@ -102,14 +112,14 @@ def describe(name_or_path: str) -> Facts:
     rising = quantiles == tuple(sorted(set(quantiles))) and counts == tuple(sorted(set(counts)))
     if not rising or not quantiles or not counts or len(offsets) != len(quantiles) or counts[0] < 1:
         raise damaged(folder / DESCRIPTION, "quantiles, offsets and counts do not fit")
-    if any(each.quantile not in quantiles for each in contracts):
+    if any(each.quantile not in (*quantiles, WHOLE) for each in contracts):
         raise damaged(folder / DESCRIPTION, "a contract rests on a quantile that is not told")
     return Facts(folder, told["sha256"], told["model"], quantiles, offsets, counts, contracts)
 
 
 def save(
     folder: Path,
-    tensors: Mapping[str, NDArray[np.float32]],
+    tensors: Mapping[str, NDArray[Any]],
     *,
     model: str,
     quantiles: Sequence[float],
@@ -119,7 +129,8 @@ def save(
     training: Mapping[str, Any],
     contracts: Sequence[Contract] = (),
 ) -> None:
-    """Write a predictor. `tensors`: `weight1` [hidden, 384] and `bias1`, `weight2` [quantiles, hidden] and `bias2`."""
+    """Write a predictor. `tensors`: `weight1` [hidden, 384] and `bias1`, `weight2` [quantiles, hidden] and `bias2`;
+    where it was trained on prompts, also their `hashes` (`prompt_hash`), uint64."""
     facts = {
         "format": FORMAT,
         "kind": KIND,
@@ -135,12 +146,34 @@ def save(
     write_head(folder, tensors, facts, card)
 
 
+def add_contract(facts: Facts, contract: Contract) -> None:
+    """Keep a promise that was calibrated with the predictor, in the place of one of the same words."""
+    path = facts.folder / DESCRIPTION
+    told = json.loads(path.read_text(encoding="utf-8"))
+    others = [each for each in facts.contracts if str(each) != str(contract)]
+    told["contracts"] = [asdict(each) for each in (*others, contract)]
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def prompt_hash(prompt: str) -> int:
+    """64 bits that tell a prompt again, whatever its white space and case, and a caption of shapes in any wording."""
+    from dynflow.nodes.adaptive_diffusion.shapes.captions import OutsideWorld, parse
+
+    words = " ".join(prompt.casefold().split())
+    with suppress(OutsideWorld):
+        words = parse(words).text()
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big")
+
+
 class Predictor:
     """A trained predictor; cheap to make, loads on first use."""
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
         self._tensors: dict[str, Any] | None = None
+        self._known: Sequence[int] = ()
 
     def warm_up(self) -> None:
         """Load head and encoder. Raises ArtefactError or MissingDependency."""
@@ -151,6 +184,7 @@ class Predictor:
         if self._tensors is None:
             facts = self.facts
             tensors = read_tensors(facts.folder, facts.sha256)
+            self._known = tensors.pop(HASHES, ())
             hidden = tensors["weight1"].shape[0] if "weight1" in tensors else 0
             wanted = {
                 "weight1": (hidden, DIMENSIONS),
@@ -163,17 +197,39 @@ class Predictor:
             self._tensors = tensors
         return self._tensors
 
-    def steps(self, prompt: str, quantile: float) -> int | None:
-        """Steps that suffice for this share of images, rounded up to a count that was tried; None: more than any."""
-        import numpy as np
+    def doublings(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """The quantiles of the steps that images of these prompts need, without offsets: log2, [prompts, quantiles]."""
+        return forward(self._loaded(), Encoder.shared().embed(prompts))
 
-        head = self._loaded()
-        embedding = Encoder.shared().embed([prompt])[0]
-        inner = np.maximum(head["weight1"] @ embedding + head["bias1"], 0.0)
-        doublings = np.maximum.accumulate(head["weight2"] @ inner + head["bias2"])  # quantiles do not cross
+    def counts(self, prompts: Sequence[str], quantile: float) -> list[int | None]:
+        """Steps that suffice for this share of images with each prompt, rounded up to a count that was tried; None:
+        more than any. Raises ValueError for a quantile that is not told."""
+        if quantile == WHOLE:
+            return [None] * len(prompts)
         place = self.facts.place(quantile)
-        needed = 2.0 ** (float(doublings[place]) + self.facts.offsets[place])
-        return next((count for count in self.facts.counts if count >= needed - 1e-6), None)
+        needed = 2.0 ** (self.doublings(prompts)[:, place].astype(float) + self.facts.offsets[place])
+        return [next((count for count in self.facts.counts if count >= each - 1e-6), None) for each in needed]
+
+    def steps(self, prompt: str, quantile: float) -> int | None:
+        """`counts` of one prompt."""
+        return self.counts([prompt], quantile)[0]
+
+    def trained_on(self, prompt: str) -> bool:
+        """Whether the prompt is among those that it learnt from, or that its offsets rest on."""
+        return prompt_hash(prompt) in self._hashes
+
+    @cached_property
+    def _hashes(self) -> frozenset[int]:
+        self._loaded()
+        return frozenset(map(int, self._known))
+
+
+def forward(head: Mapping[str, Any], embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The head on embeddings [n, 384]: [n, quantiles], which do not cross."""
+    import numpy as np
+
+    inner = np.maximum(embeddings @ head["weight1"].T + head["bias1"], 0.0)
+    return np.asarray(np.maximum.accumulate(inner @ head["weight2"].T + head["bias2"], axis=1))
 
 
 @dataclass(frozen=True, slots=True)

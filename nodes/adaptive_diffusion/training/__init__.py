@@ -1,0 +1,1 @@
+"""Training the predictor of steps: whole runs in, a head with its card out."""

@@ -1,0 +1,132 @@
+"""Whole runs on record: what they hold is what the node does, and a killed recording goes on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dynflow.errors import InputError
+from dynflow.models.diffusers import LoadedPipeline
+from dynflow.models.settings import ModelSettings
+from dynflow.nodes.adaptive_diffusion import recording, recordings
+from dynflow.nodes.adaptive_diffusion.deciders import Converge
+from dynflow.nodes.adaptive_diffusion.decoding import decode
+from dynflow.nodes.adaptive_diffusion.drawing import Look, Order, draw
+from dynflow.nodes.adaptive_diffusion.shapes.exact import exact_pipeline
+from dynflow.nodes.adaptive_diffusion.shapes.metrics import ssim
+from dynflow.nodes.adaptive_diffusion.shapes.scenes import draw_captions
+
+SETTINGS = ModelSettings(provider="diffusers", model="exact")
+COUNTS = (4, 9)
+
+
+@pytest.fixture(scope="module")
+def captions():
+    return list(dict.fromkeys(draw_captions(8, "predictor", 0)))[:6]
+
+
+@pytest.fixture(scope="module")
+def exact(captions):
+    return exact_pipeline(captions, pictures=8)
+
+
+@pytest.fixture
+def record(exact, monkeypatch, tmp_path):
+    monkeypatch.setattr(recording, "loaded", lambda settings, folder: LoadedPipeline("exact", exact))
+    monkeypatch.setattr(recording, "located", lambda settings, folder: settings)
+    monkeypatch.setattr(recording, "model_digest", lambda settings, folder: "digest")
+
+    def run(prompts, path=tmp_path / "runs.jsonl", **more):
+        return recording.record(SETTINGS, prompts, path, **{"counts": COUNTS, **more})
+
+    return run
+
+
+def test_a_prefix_of_a_run_is_what_converge_makes_of_it(record, exact, captions):
+    prompts = [caption.text() for caption in captions]
+    found = record(prompts, seeds=1)
+    orders = [Order(prompt, recording.seed_of(prompt, 0), 9) for prompt in prompts]
+    references = np.stack([each.image for each in draw(exact, orders, output_type="np")])
+    for threshold in (0.05, 0.5, 2.0):
+        decisions = [Converge(threshold).decide("", 9)]
+        stopped = draw(exact, [Order(o.prompt, o.seed, 9, decisions=decisions) for o in orders], output_type="np")
+        stops = found.runs[9].stops(threshold)
+        assert [each.steps for each in stopped] == list(stops + 1)
+        metric = ssim(np.stack([each.image for each in stopped]), references)
+        assert found.runs[9].metrics["ssim"][np.arange(6), stops] == pytest.approx(metric, abs=1e-4)
+    assert len(set(found.runs[9].stops(0.5))) > 1
+    assert np.all(found.runs[9].stops(None) == 8)
+    assert np.all(found.runs[9].metrics["psnr"][:, -1] == recordings.MOST_PSNR)
+
+
+def test_a_killed_recording_goes_on_and_is_the_same(record, captions, tmp_path, monkeypatch):
+    prompts = [caption.text() for caption in captions]
+    whole = record(prompts, batch=4)
+    lines = (tmp_path / "runs.jsonl").read_bytes().splitlines(keepends=True)
+    assert len(lines) == 1 + 2 * 6
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes(b"".join(lines[:5]) + lines[5][:40])
+    rendered = []
+    render = recording.render
+    monkeypatch.setattr(
+        recording,
+        "render",
+        lambda pipeline, images, counts: rendered.extend(images) or render(pipeline, images, counts),
+    )
+    seen = []
+    again = record(prompts, cut, batch=4, progress=lambda done, total, what: seen.append((done, total)))
+    assert len(rendered) == 8
+    assert seen == [(4, 12), (8, 12), (12, 12)]
+    record(prompts, cut)
+    assert len(rendered) == 8
+    for count in COUNTS:
+        assert again.runs[count].metrics["ssim"] == pytest.approx(whole.runs[count].metrics["ssim"], abs=1e-4)
+    read = recordings.read_recording(cut)
+    assert read.prompts == again.prompts
+    assert read.needed("ssim", 0.9).tolist() == again.needed("ssim", 0.9).tolist()
+
+
+def test_another_models_runs_are_not_taken_up(record, captions, tmp_path):
+    prompts = [captions[0].text()]
+    record(prompts, seeds=1)
+    with pytest.raises(InputError, match=r"holds runs of exact .* in 4, 9 steps, not of"):
+        record(prompts, counts=(3, 9))
+    for text in ("", "[1]\n", json.dumps({"format": 99}) + "\n"):
+        (tmp_path / "other.jsonl").write_text(text)
+        with pytest.raises(InputError, match="holds no whole runs"):
+            recordings.read_recording(tmp_path / "other.jsonl")
+    with pytest.raises(InputError, match="two or more, rising"):
+        record(prompts, tmp_path / "new.jsonl", counts=(9, 4))
+
+
+def test_the_label_is_the_count_from_which_on_all_larger_ones_keep_the_metric():
+    about = recordings.About("m", "", (2, 4, 8))
+    ends = {"steady": (0.1, 0.95, 1), "once": (0.95, 0.2, 1), "always": (0.9, 0.9, 1), "never": (0.1, 0.2, 1)}
+    images = [
+        recordings.Image(
+            prompt,
+            0,
+            {
+                count: recordings.Run(np.full(count, -np.inf), {m: np.full(count, end) for m in recordings.METRICS})
+                for count, end in zip(about.counts, found, strict=True)
+            },
+        )
+        for prompt, found in ends.items()
+    ]
+    assert recordings.Recording.of(about, images).needed("ssim", 0.9).tolist() == [4, 8, 2, 8]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers' Euler
+@pytest.mark.parametrize("family", ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3"])
+def test_latents_are_decoded_as_their_pipeline_does_it(families, family):
+    pipeline = families(family)
+    orders = [Order("a cat", 3, 4), Order("two dogs", 5, 4)]
+    latents = torch.stack([each.image for each in draw(pipeline, orders, output_type="latent")])
+    images = np.stack([each.image for each in draw(pipeline, orders, output_type="np")])
+    assert np.array_equal(decode(pipeline, latents, Look()), images)
+    found = recording.render(pipeline, [("a cat", 3), ("two dogs", 5)], (2, 4))
+    assert [each.runs[4].metrics["ssim"][-1] for each in found] == pytest.approx([1, 1])
+    assert np.isfinite(found[0].runs[4].drift[1:-1]).all() or family == "stable_diffusion"

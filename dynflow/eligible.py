@@ -30,11 +30,18 @@ def lack(model: str, has: Capabilities, request: Request, role: Role = "answer")
     return None
 
 
+def lack_of(plan: NodePlan, has: Capabilities, request: Request) -> str | None:
+    """The same of a node's model, which hears where the node is made for sound."""
+    if plan.cls.hears:
+        has = has.model_copy(update={"audio": True})
+    return lack(plan.model or "", has, request, plan.role)
+
+
 def closed_nodes(graph: CheckedGraph, known: Callable[[str], Known], request: Request) -> frozenset[str]:
     """The nodes that are closed for a request: their model lacks what it needs, or all ways on from them are closed."""
 
     def lacks(plan: NodePlan) -> bool:
-        return lack(plan.model or "", known(plan.model or "").capabilities, request, plan.role) is not None
+        return lack_of(plan, known(plan.model or "").capabilities, request) is not None
 
     # Most requests need nothing special: asking each model once is quicker than walking the graph.
     if not any(lack(model, known(model).capabilities, request) for model in graph.spec.models):

@@ -296,6 +296,8 @@ class Node(ABC):
     """False for a type that measures or arranges only: it has no value that could be the result."""
     instant: ClassVar[bool] = False
     """Whether it only rearranges what is there: it never waits, and may run when the request's time is up."""
+    hears: ClassVar[bool] = False
+    """Whether it is made for sound: then its model hears, whatever the provider's chat models do."""
     all_members_succeed: ClassVar[bool] = False
     """Whether a group's success means that each member succeeded."""
 

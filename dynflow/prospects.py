@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from dynflow.eligible import lack
+from dynflow.eligible import lack_of
 from dynflow.graph import CheckedGraph, NodePlan
 from dynflow.ledger import Usage, cost
 from dynflow.models.known import Known
@@ -62,6 +62,6 @@ def why_closed(graph: CheckedGraph, known: Callable[[str], Known], node: str, re
     plan = graph.nodes[node]
     for each in (plan, *(graph.nodes[member] for member in plan.members)):
         model = each.model
-        if model is not None and (found := lack(model, known(model).capabilities, request, each.role)):
+        if model is not None and (found := lack_of(each, known(model).capabilities, request)):
             return found
     return "every way on from it is closed"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
+import mimetypes
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -86,8 +89,11 @@ def tracing(trace: str | None, content: bool) -> Iterator[TraceFile | None]:
 def read_request(given: str | None, flow: Flow) -> Any:
     """The request: the argument, or standard input where it is `-` or left out and no terminal.
 
-    A graph that declares `inputs:` also takes a JSON object. Raises `click.UsageError`, `InputError`.
+    A graph that declares `inputs:` also takes a JSON object, one that hears a sound file's path. Raises
+    `click.UsageError`, `InputError`.
     """
+    if given is not None and (sound := _sound(given, flow)) is not None:
+        return sound
     text = _text(given)
     if not flow.checked.spec.inputs or not text.lstrip().startswith("{"):
         return text
@@ -97,6 +103,23 @@ def read_request(given: str | None, flow: Flow) -> Any:
         from dynflow.errors import InputError
 
         raise InputError(f"the request begins with {{ but is no JSON: {error}") from None
+
+
+def _sound(given: str, flow: Flow) -> Any:
+    """The file of this path as a user turn, where a node of the graph is made for sound; None where it is none."""
+    if not any(plan.cls.hears for plan in flow.checked.nodes.values()):
+        return None
+    try:
+        if not Path(given).is_file():
+            return None
+    except OSError:  # a name that is too long is a text
+        return None
+    try:
+        data = base64.b64encode(Path(given).read_bytes()).decode("ascii")
+    except OSError as error:
+        raise click.UsageError(f"{given} cannot be read: {error}") from None
+    kind = mimetypes.guess_type(given)[0] or "application/octet-stream"
+    return [{"role": "user", "content": [{"type": "audio", "base64": data, "mime_type": kind}]}]
 
 
 def _text(given: str | None) -> str:

@@ -48,8 +48,8 @@ def command(
 
     The answer goes to standard output. The path with its numbers, the tokens, time, cost and saving go to standard
     error, so that a pipe gets the answer alone. INPUT is read from standard input where it is `-`, or left out in a
-    pipe. A graph that declares `inputs:` also takes a JSON object with those keys and `input`. An image goes to a file
-    or a pipe, not to a terminal.
+    pipe. A graph that declares `inputs:` also takes a JSON object with those keys and `input`; to one that transcribes,
+    INPUT may be the path of a recording. An image goes to a file or a pipe, not to a terminal.
 
     \b
     Examples:
@@ -59,6 +59,7 @@ def command(
       dynflow run graph.yaml --json "Hello" | jq .ledger.usd
       dynflow run graph.yaml --trace decisions.jsonl "Hello"
       dynflow run pictures.yaml "two red circles" --output circles.png
+      dynflow run transcribe.yaml talk.wav
     """
     if as_json + stream + (output is not None) > 1:
         raise click.UsageError("give one of --json, --stream and --output")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,8 @@ def located(settings: ModelSettings | None, folder: Path | None) -> ModelSetting
 
 def loaded(settings: ModelSettings, folder: Path | None) -> LoadedPipeline:
     """The pipeline, shared. Raises MissingDependency, MissingModel, ArtefactError."""
-    if settings.model not in map(str, SHIPPED.values()):
+    place = find(settings, folder)
+    if place is None or json.loads((place / INDEX).read_text(encoding="utf-8"))["_class_name"] != "ShapesPipeline":
         return load(settings, folder)
     try:
         from dynflow.nodes.adaptive_diffusion.shapes.pipeline import ShapesPipeline

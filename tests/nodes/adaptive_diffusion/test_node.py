@@ -330,6 +330,9 @@ def test_the_shipped_pipeline_is_found_by_name_and_doubts_what_it_does_not_know(
     assert pixels(known.value).shape == (32, 32, 3)
     assert len(known.trace.visits[0].notes) == 1
     assert "embedded/shapes knows a small world of shapes" in strange.trace.visits[0].notes[1]
+    monkeypatch.undo()
+    own = graph(text=SHAPES.replace("embedded/shapes", str(tmp_path / "shapes")))  # one that somebody trained
+    assert np.array_equal(pixels(own.invoke("two red circles above a blue square")), pixels(known.value))
 
 
 def test_a_copy_without_the_shipped_pipeline_says_how_it_is_made(graph, tmp_path, monkeypatch):

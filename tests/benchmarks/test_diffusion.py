@@ -1,0 +1,117 @@
+"""The benchmark of adaptive diffusion: it draws once, judges what it drew, and its oracles and intervals are right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.benchmarks.scripts import load_script
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+arms = load_script("diffusion_arms")
+figures = load_script("diffusion_figures")
+diffusion = load_script("diffusion")
+
+from dynflow.nodes.adaptive_diffusion.predictor import save  # noqa: E402
+from dynflow.nodes.adaptive_diffusion.recordings import About, Image, Recording, Run  # noqa: E402
+from dynflow.nodes.adaptive_diffusion.shapes.pipeline import ShapesPipeline  # noqa: E402
+from dynflow.nodes.adaptive_diffusion.shapes.transformer import ShapesTransformer  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers' solver
+
+
+def test_all_arms_are_drawn_once_and_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    transformer = ShapesTransformer(width=24, num_layers=1, num_heads=2)
+    ShapesPipeline(transformer, diffusers.FlowMatchEulerDiscreteScheduler()).save_pretrained(tmp_path / "shapes")
+    noise = np.random.default_rng(0)
+    sizes = {"weight1": (4, 384), "bias1": (4,), "weight2": (2, 4), "bias2": (2,)}
+    tensors = {name: noise.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+    tensors["bias2"] += 3
+    told: dict[str, Any] = {
+        "quantiles": (0.5, 0.9),
+        "offsets": (0.0, 0.0),
+        "counts": (8, 50),
+        "card": "",
+        "training": {},
+    }
+    save(tmp_path / "steps", tensors, model=str(tmp_path / "shapes"), **told)
+    monkeypatch.setattr(diffusion, "COUNTS", (50, 10))
+    monkeypatch.setattr(diffusion, "SHEET_COUNTS", (10, 50))
+    monkeypatch.setattr(diffusion, "FASTER", {"Euler 50": 2.0})
+    command = ["--model", str(tmp_path / "shapes"), "--predictor", str(tmp_path / "steps"), "--captions", "4"]
+    command += ["--seeds", "1", "--contract", "3", "--draws", "5", "--rounds", "1", "--batch", "4"]
+    command += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    diffusion.main(command)
+    results = json.loads((tmp_path / "out" / "diffusion.json").read_text(encoding="utf-8"))
+    expected = {f"{solver} {count}" for solver in ("Euler", "DPM-Solver++") for count in (50, 10)}
+    adaptive = {"predictor alone", "converge alone", "both"}
+    assert expected | adaptive <= results["arms"].keys()
+    assert results["arms"]["Euler 50"]["ssim"] == pytest.approx(1)
+    assert results["arms"]["Euler 50"]["met"] == [1, 1, 1]
+    assert results["oracles"]["oracle per image"][0] <= results["oracles"]["oracle per prompt"][0]
+    assert "| converge alone |" in capsys.readouterr().out
+    assert (tmp_path / "out" / "diffusion_sheet.png").stat().st_size > 0
+    drawn: list[Any] = []
+    monkeypatch.setattr(arms, "draw", lambda *given, **more: drawn.append(given) or [])
+    monkeypatch.setattr(diffusion.Studio, "draw", lambda studio, arm, images: drawn.append(arm.name))
+    monkeypatch.setattr(diffusion.Studio, "waiting", lambda studio, arm, images, rounds: results["batch of 16"])
+    diffusion.main(command)
+    assert drawn == ["warm up"]
+
+
+def recording() -> Recording:
+    """Two prompts of two images each; planned 2 or 4 steps."""
+
+    def image(prompt: str, seed: int, short: list[float], long: list[float]) -> Image:
+        runs = {
+            len(values): Run(np.array([np.inf, *[0.5] * (len(values) - 2), -np.inf]), {"ssim": np.array(values)})
+            for values in (short, long)
+        }
+        runs = {count: Run(run.drift, {**run.metrics, "psnr": run.metrics["ssim"]}) for count, run in runs.items()}
+        return Image(prompt, seed, runs)
+
+    images = [
+        image("easy", 0, [0.1, 0.95], [0.1, 0.95, 0.99, 1.0]),
+        image("easy", 1, [0.1, 0.2], [0.1, 0.2, 0.96, 1.0]),
+        image("hard", 0, [0.1, 0.2], [0.1, 0.2, 0.3, 1.0]),
+        image("hard", 1, [0.95, 0.2], [0.95, 0.2, 0.3, 1.0]),
+    ]
+    return Recording.of(About("m", "", (2, 4)), images)
+
+
+def test_the_oracle_takes_the_cheapest_pair_that_meets_the_contract() -> None:
+    assert figures.oracle(recording(), 0.9, together=False)[0].tolist() == [2, 3, 4, 4]  # no stop at the first step
+    assert figures.oracle(recording(), 0.9, together=True)[0].tolist() == [3, 3, 4, 4]
+
+
+def test_the_cheapest_setting_that_keeps_the_contract_is_chosen() -> None:
+    kept_by_half = figures.choose(recording(), None, (None,), (0.1, 0.6), 0.9, 0.25)
+    assert (kept_by_half.threshold, kept_by_half.steps, kept_by_half.kept) == (0.6, 2, 0.25)
+    assert figures.choose(recording(), None, (None,), (0.1, 0.6), 0.9, 0.9).steps == 4
+    assert figures.choose(recording(), None, (None,), (0.6,), 0.9, 0.9) is None
+
+
+def test_images_of_a_caption_stay_together_and_intervals_are_about_the_point() -> None:
+    owner = np.repeat(np.arange(50), 2)
+    resampling = figures.Resampling.of(owner, 200)
+    for places in resampling.places[:5]:
+        assert len(places) == 100
+        assert (owner[places][::2] == owner[places][1::2]).all()
+    values = np.random.default_rng(0).normal(size=50)[owner]
+    point, draws = resampling.of_mean(values)
+    low, high = figures.interval(point, draws)
+    assert low < point < high
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(50), rel=0.25)
+    assert point < figures.upper(point, draws) < high
+
+
+def test_a_window_is_drawn_in_batches_of_one_plan() -> None:
+    assert arms.batches([8, 50, 8, 8, 50], 2) == [[1, 4], [0, 2], [3]]

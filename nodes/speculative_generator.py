@@ -12,7 +12,7 @@ from dynflow.language.types import PortType, integer
 from dynflow.models.settings import ModelSettings
 from dynflow.node import BuildScope, Call, Finding, NamesModel, Output
 from dynflow.nodes.chat import Chat
-from dynflow.speculation.asked import Asked, Drafter
+from dynflow.speculation.asked import LONGEST, Asked, Drafter
 from dynflow.speculation.statistics import SPECULATION_KEY, Speculation
 
 _DRAFTERS: Mapping[str, frozenset[str]] = {
@@ -43,7 +43,7 @@ class SpeculativeGenerator(Chat):
             description="what may draft; default: lookup, and the draft model if one is given",
         )
         max_draft: int | None = Field(
-            default=None, gt=0, le=256, description="most tokens of one draft; default: the engine's own choice"
+            default=None, gt=0, le=LONGEST, description="most tokens of one draft; default: the engine's own choice"
         )
 
     ports: ClassVar[Mapping[str, PortType]] = {
@@ -96,11 +96,11 @@ class SpeculativeGenerator(Chat):
     def _asked(self) -> Asked:
         options = self.options
         drafters = None if options.drafters is None else tuple(options.drafters)
-        draft = None
+        draft = revision = None
         if options.draft is not None:
             model: Any = self.resources.chat_model(options.draft)
-            draft = model.settings.model
-        return Asked(drafters, options.max_draft, draft, self._flow)
+            draft, revision = model.settings.model, model.settings.revision
+        return Asked(drafters, options.max_draft, draft, revision, self._flow)
 
 
 def _notes(told: Speculation | None) -> Iterable[str]:

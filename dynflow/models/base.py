@@ -20,6 +20,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from dynflow.models.known import known
 from dynflow.models.secrets import public_address
 from dynflow.models.settings import ModelSettings
+from dynflow.speculation.statistics import SPECULATION_KEY
 
 _CALL_OPTIONS = ("temperature", "top_p", "max_tokens", "stop", "seed", "timeout")
 
@@ -57,8 +58,8 @@ class ProviderChat(BaseChatModel):
         return self.asdict()
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        """What LangChain's cache knows a call by: the time left for it makes no other answer."""
-        kwargs.pop("timeout", None)
+        """What LangChain's cache knows a call by: the time left for it, and what drafts it, make no other answer."""
+        kwargs = {name: value for name, value in kwargs.items() if name not in ("timeout", SPECULATION_KEY)}
         return super()._get_llm_string(stop=stop, **kwargs)
 
     def _resolve_model_profile(self) -> ModelProfile | None:

@@ -7,7 +7,6 @@ import importlib
 import logging
 import os
 import secrets
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,13 +16,14 @@ from typing import Any, ClassVar
 
 from langchain_core.exceptions import ContextOverflowError, ModelInvalidRequestError
 from langchain_core.messages import BaseMessage
+from pydantic import PrivateAttr
 
 from dynflow.errors import ArtefactError, InputError, MissingDependency
 from dynflow.models.cores import physical_cores
 from dynflow.models.embedded import MODELS, resolve_model_file
 from dynflow.models.engine import Engine, Job, shared
 from dynflow.models.failures import from_status
-from dynflow.models.llama_drafting import dtype_of, set_mode
+from dynflow.models.llama_drafting import BATCH, dtype_of, set_mode
 from dynflow.models.llama_speculation import LlamaSpeculator
 from dynflow.models.local import LocalChat
 from dynflow.speculation.asked import Asked
@@ -33,7 +33,6 @@ from dynflow.speculation.statistics import SPECULATION_KEY
 _logger = logging.getLogger(__name__)
 
 _CONTEXT = 8192  # tokens; llama.cpp lowers it to what the model was trained for
-_BATCH = 64  # prompt tokens between two looks at whether the request is still wanted: a quarter second on two cores
 
 # Threads meet some 600 times per token. Where they sleep while they wait (see `_library`), a second thread pays only
 # if a token is much work: SmolLM2 (98 MB) writes 62 tokens/s on one thread and 38 on two; reading prompts, two win.
@@ -48,13 +47,16 @@ class LlamaCppChat(LocalChat):
     to llama.cpp as they are. Temperature 0, or a seed, gives the same text again.
 
     The option `speculation` (see `Asked`) lets it draft: by lookup, by an n-gram cache, by another GGUF model of the
-    same vocabulary. Each way of drafting takes a context's memory more, from its first use on.
+    same vocabulary. Each way of drafting takes a context's memory more, from its first use on. A pass over a draft
+    rounds a quantised model's numbers otherwise: where two tokens are nearly as likely, the other one may win then.
 
     Raises MissingModel, MissingDependency, ArtefactError (loading), InputError (a draft model that is none),
     Overloaded, ContextOverflowError, and the ModelError family.
     """
 
     provider: ClassVar[str] = "llama_cpp"
+    _drafts: dict[str, str] = PrivateAttr(default_factory=dict)
+    """Files of draft models, found once: a draft that went missing since is no reason to fail."""
 
     def _load(self) -> Engine:
         known = MODELS.get(self.settings.model)
@@ -75,12 +77,17 @@ class LlamaCppChat(LocalChat):
         """With the path of the draft model. Raises MissingModel, InputError where it cannot draft for this one."""
         if asked.draft is None:
             return asked
-        own, draft = (resolve_model_file(name, self.base) for name in (self.settings.model, asked.draft))
+        if asked.draft not in self._drafts:
+            self._drafts[asked.draft] = str(self._draft_file(asked.draft))
+        return replace(asked, draft=self._drafts[asked.draft])
+
+    def _draft_file(self, name: str) -> Path:
+        own, draft = (resolve_model_file(name, self.base) for name in (self.settings.model, name))
         if draft.samefile(own):
-            raise InputError(f"the draft {asked.draft} is the model itself: a draft must be a smaller model")
+            raise InputError(f"the draft {name} is the model itself: a draft must be a smaller model")
         if draft.stat().st_size > own.stat().st_size:
-            raise InputError(f"the draft {asked.draft} is larger than the model {self.settings.model}: swap them")
-        return replace(asked, draft=str(draft))
+            raise InputError(f"the draft {name} is larger than the model {self.settings.model}: swap them")
+        return draft
 
     def _request(self, messages: list[BaseMessage], options: dict[str, Any]) -> dict[str, Any]:
         if SPECULATION_KEY in options:
@@ -119,7 +126,6 @@ class LlamaEngine(Engine):
         self._speculator = LlamaSpeculator(
             self._server, lambda mode: start_server(path, context, reading, writing, mode), dtype_of(path)
         )
-        self._starting = threading.Lock()
 
     def serve(self, job: Job) -> None:
         request = dict(job.request)
@@ -128,13 +134,11 @@ class LlamaEngine(Engine):
             self._speculator.served_plainly(request)
             self._server.handle_chat_completions(request, job.deliver)
         else:
-            with self._starting:
-                self._speculator.serve(job, request, Asked.from_dict(asked))
+            self._speculator.serve(job, request, Asked.from_dict(asked))
 
     def prepare(self, asked: Asked) -> None:
         """Load what requests with this `speculation` may use. Raises ArtefactError."""
-        with self._starting:
-            self._speculator.prepare(asked)
+        self._speculator.prepare(asked)
 
     def abandon(self) -> None:
         """Keep the servers for ever: freeing one would wait for threads that a forked child does not have.
@@ -152,7 +156,7 @@ def start_server(path: Path, context: int, reading: int, writing: int, mode: Mod
     params.model.path = str(path)
     params.n_ctx = context
     params.n_parallel = 1
-    params.n_batch = params.n_ubatch = _BATCH
+    params.n_batch = params.n_ubatch = BATCH
     params.cpuparams.n_threads, params.cpuparams_batch.n_threads = writing, reading
     params.warmup = False
     params.verbosity = -1  # else llama.cpp logs to the terminal

@@ -15,6 +15,9 @@ from dynflow.speculation.asked import Asked
 from dynflow.speculation.choosing import Lookup, Measured, Mode
 from dynflow.speculation.statistics import Speculation
 
+BATCH = 64
+"""Tokens that a server reads between two looks at whether the request is still wanted: a quarter second on two cores.
+A draft and the token before it must fit in, else llama.cpp ends the whole process."""
 _KEY = 3  # tokens; with two, new text is drafted for in vain, with five or six, half of what a summary copies is missed
 _SHORT, _LONG = 6, 16  # tokens per draft: short ones lose least where a draft is wrong, long ones win most in a copy
 _DTYPE = re.compile(r"(?i)(?<![a-z0-9])(i?q\d\w*|bf16|f16|f32)(?![a-z0-9])")
@@ -24,12 +27,15 @@ def modes_of(asked: Asked) -> tuple[Mode, ...]:
     """The modes that a request may use. An n-gram cache, which takes a context's memory more, only by name."""
     modes: list[Mode] = []
     if asked.allows("prompt_lookup"):
-        longest = asked.most or _LONG
-        modes += [Lookup(_KEY, most) for most in sorted({min(_SHORT, longest), longest})]
-    if asked.drafters is not None and asked.allows("ngram_cache"):
-        modes.append(Measured("ngram_cache", asked.most or _SHORT))
+        # llama.cpp looks no nearer than a whole draft before the end, so that long ones find little; and what follows
+        # a key must be as long as the key.
+        longest = min(asked.most or _LONG, _LONG)
+        modes += [Lookup(min(_KEY, most), most) for most in sorted({min(_SHORT, longest), longest})]
+    most = min(asked.most or _SHORT, BATCH - 1)
+    if asked.allows("ngram_cache"):
+        modes.append(Measured("ngram_cache", most))
     if asked.allows("draft_model") and asked.draft is not None:
-        modes.append(Measured("draft_model", asked.most or _SHORT, asked.draft))
+        modes.append(Measured("draft_model", most, asked.draft))
     return tuple(modes)
 
 
@@ -61,7 +67,11 @@ def dtype_of(path: Path) -> str:
 
 
 class Tally:
-    """Counts passes from the events of one streamed answer. Each event must tell its timings (`timings_per_token`)."""
+    """Counts passes from the events of one streamed answer. Each event must tell its timings (`timings_per_token`).
+
+    An event may stand for several tokens, of more than one pass: what could become a stop text, or is half a character,
+    waits. So tokens are counted against what the passes known can have written: the rest came one a pass.
+    """
 
     def __init__(self) -> None:
         self.text: list[str] = []
@@ -74,7 +84,9 @@ class Tally:
         self._drafted_at: list[int] = []
         self._accepted_at: list[int] = []
         self._left = 0
-        """Tokens of the current pass that are still to come."""
+        """Tokens of the passes known that are still to come; at last, those that the answer's end cut off."""
+        self._taken = 0
+        """Tokens that the latest pass over a draft accepted."""
         self._last = 0.0
 
     def read(self, event: Mapping[str, Any]) -> bool:
@@ -92,21 +104,23 @@ class Tally:
             return False
         seconds = timings["predicted_ms"] / 1000 - self._last
         self._last = timings["predicted_ms"] / 1000
+        if not self.tokens:
+            self._left = 1  # the first token comes from the pass on the prompt
         if drafted > 0:
             self.passes += 1
             self.checked.append((drafted, seconds))
             self._by_position(drafted, accepted)
-            self._left = accepted + 1
-        elif not self._left:
-            passes = fresh if self.tokens else fresh - 1  # the first token comes from the pass on the prompt
-            self.passes += passes
-            if passes:
-                self.plain.append(seconds / passes)
+            self._left += accepted + 1
+        single = max(fresh - self._left, 0)
+        self.passes += single
+        if single and not drafted:
+            self.plain.append(seconds / single)
         self.tokens, self.drafted, self.accepted = self.tokens + fresh, self.drafted + drafted, self.accepted + accepted
         self._left = max(self._left - fresh, 0)
         return self._left > 0  # the last token of a pass is the target's own
 
     def _by_position(self, drafted: int, accepted: int) -> None:
+        self._taken = accepted
         longer = drafted - len(self._drafted_at)
         self._drafted_at += [0] * longer
         self._accepted_at += [0] * longer
@@ -118,13 +132,17 @@ class Tally:
         self, mode: Mode | None, plain: float, greedy: bool, dtype: str, fallback: str | None
     ) -> Speculation:
         """Of the whole answer; `plain` are the seconds that a pass for one token takes."""
+        cut = min(max(self._left - 1, 0), self._taken)  # accepted, but behind the answer's end
+        accepted_at = list(self._accepted_at)
+        for position in range(self._taken - cut, self._taken):
+            accepted_at[position] -= 1
         return Speculation(
             tokens=self.tokens,
             passes=self.passes,
             drafted=self.drafted,
-            accepted=self.accepted,
+            accepted=self.accepted - cut,
             drafted_by_position=tuple(self._drafted_at),
-            accepted_by_position=tuple(self._accepted_at),
+            accepted_by_position=tuple(accepted_at),
             drafters=(name_of(mode),) if mode is not None and self.drafted else (),
             seconds=self._last,
             seconds_verifying=sum(seconds for _, seconds in self.checked),

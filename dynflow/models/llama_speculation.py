@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
@@ -20,7 +21,10 @@ _ENOUGH = 16
 
 
 class LlamaSpeculator:
-    """Serves requests by the mode that their flow's `Chooser` picks. For one thread at a time, as an engine's is."""
+    """Serves requests by the mode that their flow's `Chooser` picks: one at a time, as an engine does.
+
+    Servers may be prepared meanwhile, from any thread.
+    """
 
     def __init__(self, plain: Any, make: Callable[[Mode], Any], dtype: str) -> None:
         """`plain` is the server that does not draft; `make` starts one that does, or raises ArtefactError."""
@@ -30,6 +34,7 @@ class LlamaSpeculator:
         self.choosers: dict[str, Chooser] = {}
         self._servers: dict[Mode | None, Any] = {None: plain}
         self._faults: dict[Mode, str] = {}
+        self._starting = threading.Lock()
         self._read: dict[Mode | None, str] = {}
         """What each server has in its cache."""
 
@@ -78,24 +83,32 @@ class LlamaSpeculator:
         if mode is not None:
             request["timings_per_token"] = True
         server.handle_chat_completions(request, deliver)
-        self._read[mode] = prompt + "".join(tally.text)
+        if tally.tokens:  # else the prompt was refused, or not read to its end
+            self._read[mode] = prompt + "".join(tally.text)
 
     def _server(self, mode: Mode | None) -> Any:
-        if mode is not None and mode not in self._servers:
+        """The server of a mode, started if need be. Raises ArtefactError, at once where it could not be before."""
+        if mode is None or mode in self._servers:
+            return self._servers[mode]
+        with self._starting:
             if mode in self._faults:
                 raise ArtefactError(self._faults[mode])
-            try:
-                server = self._make(mode)
-                if isinstance(mode, Measured) and mode.drafter == "draft_model" and not _drafts(server):
-                    raise ArtefactError(
-                        f"llama.cpp cannot draft by {mode.draft}: its vocabulary is not the model's; "
-                        "a draft must have the same tokenizer"
-                    )
-                self._servers[mode] = server
-            except ArtefactError as error:
-                self._faults[mode] = str(error)
-                raise
-        return self._servers[mode]
+            if mode not in self._servers:
+                try:
+                    self._servers[mode] = self._started(mode)
+                except ArtefactError as error:
+                    self._faults[mode] = str(error)
+                    raise
+            return self._servers[mode]
+
+    def _started(self, mode: Mode) -> Any:
+        server = self._make(mode)
+        if isinstance(mode, Measured) and mode.drafter == "draft_model" and not _drafts(server):
+            raise ArtefactError(
+                f"llama.cpp cannot draft by {mode.draft}: its vocabulary is not the model's; "
+                "a draft must have the same tokenizer"
+            )
+        return server
 
     def _chooser(self, flow: str) -> Chooser:
         chooser = self.choosers.pop(flow) if flow in self.choosers else Chooser(self.costs)

@@ -55,18 +55,21 @@ class TransformersChat(LocalChat):
         """Load and measure what speculation needs. Raises ArtefactError, with the reason, where it cannot be."""
         engine = self._loaded()
         assert isinstance(engine, TransformersEngine)
-        engine.prepare_speculation(self._source(asked.draft) if asked.draft else None)
+        engine.prepare_speculation(self._draft(asked))
 
     def _load(self) -> Engine:
-        return self._source(self.settings.model).engine()
+        return self._source(self.settings.model, self.settings.revision).engine()
 
     def _request(self, messages: list[BaseMessage], options: dict[str, Any]) -> dict[str, Any]:
         request = super()._request(messages, options)
-        if draft := (options.get(SPECULATION_KEY) or {}).get("draft"):
-            request[_DRAFT] = self._source(draft)
+        if SPECULATION_KEY in options:
+            request[_DRAFT] = self._draft(Asked.from_dict(options[SPECULATION_KEY]))
         return request
 
-    def _source(self, name: str) -> _Source:
+    def _draft(self, asked: Asked) -> _Source | None:
+        return self._source(asked.draft, asked.revision) if asked.draft is not None else None
+
+    def _source(self, name: str, revision: str | None) -> _Source:
         """Where the model of this name, or a draft model for it, comes from. Raises MissingModel."""
         folder = (self.base or Path()) / name
         if name.startswith(PREFIX) or name.endswith(".gguf"):
@@ -76,8 +79,7 @@ class TransformersChat(LocalChat):
                 raise MissingModel(f"{folder} holds no model: it has no config.json")
             arguments = {"pretrained_model_name_or_path": str(folder)}
         else:
-            revision = (self.settings.revision if name == self.settings.model else None) or "main"
-            arguments = {"pretrained_model_name_or_path": name, "revision": revision}
+            arguments = {"pretrained_model_name_or_path": name, "revision": revision or "main"}
         return _Source(name, arguments, self.settings.threads or physical_cores(), self.settings.dtype or "float32")
 
 
@@ -169,6 +171,8 @@ class TransformersEngine(Engine):
         request = job.request
         prompt = self._prompt(request["messages"])
         room = self._model.config.max_position_embeddings - prompt["input_ids"].shape[1]
+        if not prompt["input_ids"].shape[1]:
+            raise ModelInvalidRequestError(f"{self.name}: the prompt is empty, and the chat template adds nothing")
         if room <= 0:
             raise ContextOverflowError(f"{self.name}: the prompt is {1 - room} tokens too long")
         writer = _Writer(self._tokenizer, StopTexts(request.get("stop") or ()), job)
@@ -185,6 +189,10 @@ class TransformersEngine(Engine):
             max_new_tokens=min(request.get("max_tokens", _MAX_TOKENS), room),
             pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
             stopping_criteria=[writer.stopping],
+            # Whatever the model's own generation settings say: one answer, written once, with a cache.
+            num_beams=1,
+            num_return_sequences=1,
+            use_cache=True,
             **({"streamer": _Streamer(writer)} if decoding is None else {"custom_generate": decoding}),
         )
         writer.finish(int(prompt["input_ids"].shape[1]), self._told(request, decoding, fallback, writer.tokens))
@@ -195,11 +203,12 @@ class TransformersEngine(Engine):
             drafting = self.prepare_speculation(job.request.get(_DRAFT))
         except ArtefactError as error:
             return None, f"{error}; decoded plainly"
-        default = self._model.generation_config.temperature or 1.0
-        temperature = job.request.get("temperature", default) or None
+        temperature = job.request.get("temperature", self._model.generation_config.temperature or 1.0)
+        # A seed shall give the same text again: so drafts, of which there are more or fewer as time goes, draw nothing.
+        drawn_at = None if "seed" in job.request or temperature == 0 else temperature
         asked = Asked.from_dict(job.request[SPECULATION_KEY])
         draft = None if drafting is None else drafting._model
-        return self._speculator.decoding(asked, writer, lambda: job.wanted, draft, temperature), None
+        return self._speculator.decoding(asked, writer, lambda: job.wanted, draft, drawn_at), None
 
     def _told(
         self, request: Mapping[str, Any], decoding: SpeculativeDecoding | None, fallback: str | None, answer: list[int]
@@ -288,9 +297,9 @@ def _hub_has(name: str, revision: str) -> bool:
     """
     hub = _library("huggingface_hub")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    if isinstance(hub.try_to_load_from_cache(name, "config.json", revision=revision), str):
-        return False
     try:
+        if isinstance(hub.try_to_load_from_cache(name, "config.json", revision=revision), str):
+            return False
         hub.HfApi().model_info(name, revision=revision, timeout=_HUB_SECONDS)
     except Exception as error:  # offline, unknown, gated, misspelt: the hub has an error for each, and so has httpx
         reason = str(error).strip().partition("\n")[0]

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from dynflow.errors import InputError
+from dynflow.speculation.statistics import SPECULATION_KEY
 
 Drafter = Literal["prompt_lookup", "ngram_cache", "draft_model"]
 DRAFTERS: tuple[Drafter, ...] = get_args(Drafter)
+LONGEST = 256
+"""Most tokens of a draft that can be asked for; an engine may stay below."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """Which drafters an engine may use for a request; whether and when it does is up to its controller."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     drafters: tuple[Drafter, ...] | None = None
-    """None: all that the engine has and that need no more than what is asked."""
-    most: int | None = None
+    """None: lookup in the text, and the draft model if one is given."""
+    most: Annotated[int, Field(ge=1, le=LONGEST)] | None = None
     """Most tokens per draft; None: the engine's own limit."""
     draft: str | None = None
     """The draft model, as `model:` of its entry names it."""
+    revision: str | None = None
+    """Of a draft model from the hub."""
     flow: str = ""
     """Whose requests these are: what a controller or an n-gram cache learns, it learns for one such name."""
 
@@ -30,12 +42,21 @@ class Asked:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Asked:
-        """Raises ValueError for an unknown drafter, TypeError for an unknown key."""
-        drafters = values.get("drafters")
-        if unknown := set(drafters or ()) - set(DRAFTERS):
-            raise ValueError(f"there is no drafter {', '.join(sorted(unknown))}; there are {', '.join(DRAFTERS)}")
-        return cls(**{**values, "drafters": None if drafters is None else tuple(drafters)})
+        """Raises InputError, with the key at fault."""
+        try:
+            return _adapter().validate_python(values)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in (SPECULATION_KEY, *fault["loc"]))
+            raise InputError(f"the call option {place}: {fault['msg']}, not {fault['input']!r}") from None
 
     def allows(self, drafter: Drafter) -> bool:
         """Whether this drafter may be used."""
-        return drafter in self.drafters if self.drafters is not None else drafter != "draft_model" or bool(self.draft)
+        if self.drafters is not None:
+            return drafter in self.drafters
+        return drafter == "prompt_lookup" or (drafter == "draft_model" and self.draft is not None)
+
+
+@cache
+def _adapter() -> TypeAdapter[Asked]:
+    return TypeAdapter(Asked)

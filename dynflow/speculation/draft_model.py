@@ -65,6 +65,8 @@ def cache_fault(model: Any) -> str | None:
 
     if getattr(model.config, "is_encoder_decoder", False):
         return "it is an encoder-decoder model"
+    if (kind := model.generation_config.cache_implementation) not in (None, "dynamic", "dynamic_full"):
+        return f"its generation settings ask for a cache that cannot be cropped (cache_implementation: {kind})"
     if getattr(model, "_is_stateful", False):
         return "it keeps a state that cannot be taken back (state space or recurrent layers)"
     kinds = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers} - {DynamicLayer.__name__}

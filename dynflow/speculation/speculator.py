@@ -62,7 +62,7 @@ class Speculator:
         draft: Any = None,
         temperature: float | None = None,
     ) -> SpeculativeDecoding:
-        """The decoding of one request. `draft`: a model that may draft; `temperature`: None where greedy."""
+        """The decoding of one request. `draft`: a model that may draft, at a `temperature`, or (None) its likeliest."""
         acceptance, ngrams = self._flow(asked.flow)
         drafters: list[Drafter] = []
         if asked.allows("prompt_lookup"):

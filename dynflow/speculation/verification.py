@@ -62,4 +62,5 @@ def _take_or_redraw(target: Tensor, draft: Tensor, token: int) -> int:
     """`token`, drawn from `draft`, or another, so that the whole is drawn from `target`; both (vocabulary,)."""
     if float(torch.rand(())) * float(draft[token]) < float(target[token]):
         return token
-    return draw((target - draft).clamp(min=0)[None])
+    rest = (target - draft).clamp(min=0)
+    return draw((rest if rest.any() else target)[None])  # of two that differ by rounding alone, nothing may remain

@@ -103,6 +103,49 @@ def test_a_stop_text_and_a_seed_hold(model: LlamaCppChat, always: None) -> None:
     assert told(message).exactness == "exact_distribution"
 
 
+def test_an_end_inside_a_draft_counts_only_what_it_left(model: LlamaCppChat, always: None) -> None:
+    """llama.cpp tells of all that it accepted, behind a stop text too."""
+    for stop in (["Monday"], ["fell across"], ["main pier. No"]):
+        each = told(model.invoke(COPY, speculation=ASK, stop=stop))
+        assert each.passes + each.accepted in (each.tokens - 1, each.tokens)
+        assert sum(each.accepted_by_position) == each.accepted
+
+
+def test_passes_add_up_where_characters_take_several_tokens(model: LlamaCppChat, always: None) -> None:
+    each = told(model.invoke("Repeat: " + "😀🎉" * 6, speculation=ASK))
+    assert each.accepted > 8
+    assert each.passes + each.accepted in (each.tokens - 1, each.tokens)
+
+
+def test_the_longest_draft_that_can_be_asked_for_leaves_the_process_alive(model: LlamaCppChat, always: None) -> None:
+    """A draft that fills a batch makes llama.cpp end the process."""
+    prompt = "Repeat word for word: " + "one two three four five six seven eight nine ten " * 12
+    asked = {"drafters": ["ngram_cache"], "most": 256}
+    message = model.invoke(prompt, speculation=asked, max_tokens=100)
+    assert max(len(told(message).drafted_by_position), told(message).accepted) > 32
+
+
+def test_a_draft_of_one_token_is_a_draft(model: LlamaCppChat, always: None) -> None:
+    each = told(model.invoke(COPY, speculation={**ASK, "most": 1}))
+    assert each.accepted > 4
+    assert len(each.drafted_by_position) == 1
+
+
+def test_warming_up_does_not_wait_for_an_answer(model: LlamaCppChat, always: None) -> None:
+    asked = Asked(("prompt_lookup",))
+    model.warm_up_speculation(asked)
+    stream = model.stream(STORY, max_tokens=4000, speculation=asked.as_dict())
+    assert next(stream) is not None
+    model.warm_up_speculation(asked)
+    assert next(stream) is not None  # not at its end
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_what_cannot_be_asked_is_a_bad_request(model: LlamaCppChat) -> None:
+    with pytest.raises(InputError, match=r"speculation\.most"):
+        model.invoke(STORY, speculation={"most": 0})
+
+
 def test_a_draft_model_drafts(model: LlamaCppChat, always: None, tmp_path: Path) -> None:
     twin = shutil.copy(resolve_model_file(NAME, None), tmp_path / "twin.gguf")  # agrees with the target on everything
     asked = {"drafters": ["draft_model"], "draft": str(twin), "most": 4}
@@ -110,6 +153,8 @@ def test_a_draft_model_drafts(model: LlamaCppChat, always: None, tmp_path: Path)
     assert message.text == model.invoke(STORY, max_tokens=8).text  # further on, a near tie falls otherwise in a batch
     assert told(message).drafters == ("draft_model",)
     assert told(message).accepted > 4
+    Path(twin).unlink()  # it is loaded: nobody misses the file
+    assert told(model.invoke(STORY, speculation=asked, max_tokens=8)).accepted > 4
 
 
 def test_drafts_that_are_none_are_refused(model: LlamaCppChat, tmp_path: Path) -> None:

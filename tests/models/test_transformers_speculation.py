@@ -12,7 +12,9 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from dynflow.errors import ArtefactError
+from langchain_core.exceptions import ModelInvalidRequestError
+
+from dynflow.errors import ArtefactError, InputError, MissingModel
 from dynflow.models.settings import ModelSettings
 from dynflow.models.store import create
 from dynflow.models.transformers import TransformersChat
@@ -88,6 +90,48 @@ def test_seeded_samples_are_the_same(folder: Path) -> None:
         assert told(ours).exactness == "exact_distribution"
 
 
+def test_a_seed_gives_the_plain_text_again_with_a_draft_model_too(folder: Path, small: Path) -> None:
+    """Although how much is drafted depends on the clock."""
+    model = chat(folder, temperature=0.9)
+    asked = {"drafters": ["draft_model"], "draft": str(small)}
+    drafted = 0
+    for seed in range(10):
+        ours = model.invoke(PROMPTS[0], seed=seed, speculation=asked)
+        assert ours.text == model.invoke(PROMPTS[0], seed=seed).text
+        drafted += told(ours).drafted
+    assert drafted > 0
+
+
+@pytest.mark.parametrize("own", [{"use_cache": False}, {"num_beams": 2}])
+def test_generation_settings_of_the_model_that_do_not_fit(tmp_path: Path, own: dict[str, Any]) -> None:
+    target = tiny_llama()
+    target.generation_config.update(**own)
+    model = chat(save_tiny(tmp_path, target))
+    assert model.invoke(PROMPTS[0], speculation={}).text == model.invoke(PROMPTS[0]).text
+
+
+def test_a_draft_is_of_its_own_revision(folder: Path, small: Path) -> None:
+    model = chat(folder, revision="main")
+    assert model._draft(Asked(draft="someone/model", revision="v2")).arguments["revision"] == "v2"  # type: ignore[union-attr]
+    assert model._draft(Asked(draft="someone/model")).arguments["revision"] == "main"  # type: ignore[union-attr]
+
+
+def test_what_cannot_be_asked_is_a_bad_request(folder: Path) -> None:
+    model = chat(folder)
+    with pytest.raises(InputError, match=r"speculation\.most"):
+        model.invoke(PROMPTS[0], speculation={"most": 0})
+    with pytest.raises(MissingModel, match="there is no such folder"):
+        model.invoke(PROMPTS[0], speculation={"draft": "/no such folder"})
+    with pytest.raises(ModelInvalidRequestError, match="the prompt is empty"):
+        model.invoke("", speculation={})
+
+
+def test_what_drafts_makes_no_other_answer(folder: Path) -> None:
+    """To LangChain's cache."""
+    model = chat(folder)
+    assert model._get_llm_string(speculation={"flow": "a"}) == model._get_llm_string()
+
+
 def test_two_threads_do_not_disturb_each_other(folder: Path) -> None:
     model, other = chat(folder), chat(folder)
     expected = {prompt: model.invoke(prompt).text for prompt in PROMPTS}
@@ -121,6 +165,10 @@ def test_what_cannot_speculate_is_refused_with_the_reason(folder: Path, small: P
     sliding = chat(save_tiny(tmp_path / "sliding", sliding_window()))
     with pytest.raises(ArtefactError, match=r"cannot speculate: its cache has layers .* \(DynamicSlidingWindowLayer\)"):
         sliding.warm_up_speculation(Asked())
+    static = tiny_llama()
+    static.generation_config.cache_implementation = "static"
+    with pytest.raises(ArtefactError, match=r"cannot be cropped \(cache_implementation: static\)"):
+        chat(save_tiny(tmp_path / "static", static)).warm_up_speculation(Asked())
     statistics = told(sliding.invoke("a b c", speculation={}))
     assert statistics.drafted == 0
     assert statistics.fallback is not None

@@ -102,6 +102,15 @@ def test_a_rule_that_is_nearly_right_is_found_out(drafter: Callable[[list[int]],
     assert max(p_values(drafter, careless, DRAWS)) < 1e-9
 
 
+def test_distributions_that_differ_by_rounding_alone() -> None:
+    """Nothing may remain of the target without the draft: then the target's own is drawn from."""
+    target = TARGET.next[0]
+    proposal = Proposal([4], distributions=target[None] * 1.5)
+    logits = target.log().repeat(2, 1)
+    for _ in range(50):
+        assert len(verify(logits, torch.tensor([[START]]), proposal, [], True)) in (1, 2)
+
+
 @pytest.mark.parametrize("drafter", ["lookup", "model"])
 def test_through_the_whole_loop(drafter: str) -> None:
     """With a random Llama; the exact distributions by going through all 12^4 texts."""

@@ -78,6 +78,12 @@ retrieve:
   name: search                  # load(path, runnables={"search": my_runnable})
   ports: {documents: list}
 """,
+    "transcribe": """
+transcript:
+  type: transcribe
+  model: whisper                # an entry of `models:` with `provider: transformers`, such as openai/whisper-large-v3
+  draft: assistant              # a smaller one with the same tokenizer, such as distil-whisper/distil-large-v3
+""",
 }
 _PLACEHOLDERS = {"text": "…", "number": "0.5", "integer": "1", "true or false": "true", "duration": "10s"}
 

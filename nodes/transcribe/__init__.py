@@ -13,6 +13,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata
 from pydantic import Field
 
+from dynflow.closing import closing
 from dynflow.errors import DynflowError
 from dynflow.language.references import Reference
 from dynflow.language.spec import Role
@@ -134,11 +135,9 @@ class Transcribe(Node):
 
     def stream(self, call: Call) -> Iterator[Any]:
         heard = recording(call.options.audio, call.request)
-        for item in self._served([heard], call.options, call.check):
-            if isinstance(item, str):
-                yield AIMessageChunk(content=item)
-            else:
-                yield item[0]
+        with closing(self._served([heard], call.options, call.check)) as items:
+            for item in items:
+                yield AIMessageChunk(content=item) if isinstance(item, str) else item[0]
 
     async def astream(self, call: Call) -> AsyncIterator[Any]:
         heard = await asyncio.to_thread(recording, call.options.audio, call.request)

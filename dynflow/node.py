@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
     from dynflow.billing import Charge
+    from dynflow.calibration.contracts import Tries
     from dynflow.calibration.signals import Progress
     from dynflow.calibration.trajectories import Runs
     from dynflow.flow import Flow
@@ -105,6 +106,8 @@ class BuildScope(Protocol):
     """The folder that `uses:` paths must stay below."""
     runnables: Mapping[str, Any] | None
     """The host's runnables; None while checking without the host."""
+    calibrating: bool
+    """Whether it is checked in order to be calibrated: a promise that was not yet is no fault then."""
 
     def ports_of(self, node_id: str) -> Mapping[str, PortType]:
         """Ports of another node, without those that every node has."""
@@ -194,6 +197,25 @@ class StopRule:
     """Why it cannot read a text, in words; None: it can."""
     text: Callable[[Request], str] | None
     """What it reads of a request; None: what another node gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContractRule:
+    """A promise that a node's option states, and how the node comes to keep it, so that calibration can see to that."""
+
+    statement: str
+    """What holds of one output, in words."""
+    share: float
+    """Of the outputs that it is promised for, 0…1."""
+    unit: str
+    """What `runs` counts costs in, such as steps."""
+    runs: Callable[[Sequence[str], Path, int, Progress], Tries]
+    """`runs(texts, file, outputs, progress)`: all settings on so many outputs for each text, in their order; the file
+    keeps what was run."""
+    keep: Callable[[Any, Mapping[str, Any]], None]
+    """`keep(setting, rests_on)`: from now on the node has this setting."""
+    trained_on: Callable[[str], bool]
+    """Whether its artefact was made from this text."""
 
 
 @dataclass(slots=True)
@@ -363,6 +385,10 @@ class Node(ABC):
         """How a param decides where its computation may stop early; None: it has no such param.
 
         `params` are the values of the graph's."""
+        return None
+
+    def contract_rule(self) -> ContractRule | None:
+        """The promise that its options state; None: they state none."""
         return None
 
     def fingerprint(self) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -224,6 +226,19 @@ class NodeTable:
             raise
 
 
+_calibrating: ContextVar[bool] = ContextVar("calibrating", default=False)
+
+
+@contextmanager
+def calibrating() -> Iterator[None]:
+    """Graphs that are loaded inside may state promises that are not calibrated."""
+    token = _calibrating.set(True)
+    try:
+        yield
+    finally:
+        _calibrating.reset(token)
+
+
 class Scope:
     """What one node's type sees of the graph under check (`BuildScope`)."""
 
@@ -233,6 +248,7 @@ class Scope:
         self.file = table.file
         self.base = table.base
         self.runnables = table.runnables
+        self.calibrating = _calibrating.get()
         self._table = table
 
     def ports_of(self, node_id: str) -> Mapping[str, PortType]:

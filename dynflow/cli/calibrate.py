@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from dynflow.cli.arguments import FiniteRange, graph_argument
+from dynflow.cli.contract import keep_contract
 from dynflow.cli.outcomes import (
     bind_option,
     money,
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 _PART = FiniteRange(0, 1, min_open=True, max_open=True)
 _AMOUNT = FiniteRange(0, min_open=True)
 _OF_OUTCOMES = ("bindings", "tuning", "turns")
-_OF_TEXTS = ("text_column", "label_column", "names", "within")
+_OF_TEXTS = ("text_column", "label_column", "names", "within", "captions", "runs", "seeds")
+_OF_CONTRACTS = ("captions", "runs", "seeds")
+_PROMISES = ("quality", "mean_quality", "usd", "share", "gap", "disagreement", "layers", "milliseconds")
 
 
 @click.command("calibrate")
@@ -56,6 +59,13 @@ _OF_TEXTS = ("text_column", "label_column", "names", "within")
 @click.option("--layers", type=_AMOUNT, help="Promise a mean of so many layers.")
 @click.option("--milliseconds", type=_AMOUNT, help="Promise a mean of so many milliseconds, as measured here and now.")
 @click.option("--within", type=_PART, default=0.03, show_default=True, help="What --layers may be off by, as a part.")
+@click.option("--captions", type=click.IntRange(min=1), help="So many captions of embedded/shapes in place of --data.")
+@click.option("--seeds", type=click.IntRange(min=1), default=2, show_default=True, help="Images of each prompt.")
+@click.option(
+    "--runs",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Recorded runs of the images; what is missing is rendered. Default: GRAPH.runs.jsonl.",
+)
 @click.option("--confidence", type=_PART, default=0.9, show_default=True, help="Of the promise.")
 @click.option(
     "--tuning",
@@ -91,6 +101,10 @@ def command(
     With --data: one of --gap, --disagreement, --layers and --milliseconds says what is promised of a node that may stop
     early, such as an early_exit_classifier; it sets the param that is its threshold. Each text runs once, whole.
 
+    With --data, or --captions, and no promise: the graph states one, in the option `quality` of an adaptive_diffusion.
+    The cheapest quantile and threshold that keep it are written into its predictor's folder. Each prompt is drawn in
+    all step counts of the predictor, and no prompt that this was trained on counts.
+
     \b
     Examples:
       dynflow calibrate graph.yaml --outcomes outcomes.jsonl --quality 0.95 --of cloud --confidence 0.9
@@ -98,10 +112,17 @@ def command(
       dynflow calibrate sentiment.yaml --data reviews.tsv --gap 0.01 --name 0=negative --name 1=positive
       dynflow calibrate sentiment.yaml --data texts.txt --disagreement 0.02 --confidence 0.95
       dynflow calibrate sentiment.yaml --data texts.txt --layers 2.5
+      dynflow calibrate pictures.yaml --captions 500 --confidence 0.9
     """
-    if (outcomes is None) == (data is None):
+    if sum(each is not None for each in (outcomes, data, given["captions"])) != 1:
         raise click.UsageError("give recorded --outcomes, or --data for a node that may stop early: one of them")
     _check_options("--data" if outcomes is None else "--outcomes", _OF_OUTCOMES if outcomes is None else _OF_TEXTS)
+    if outcomes is None and all(given[name] is None for name in _PROMISES):
+        _check_options("a promise that the graph states", ("label_column", "names", "within"))
+        keep_contract(graph, data, given, dry_run=dry_run, as_json=as_json)
+        return
+    if outcomes is None:
+        _check_options("a promise given here", _OF_CONTRACTS)
     found = _of_outcomes(graph, outcomes, given) if outcomes is not None else _of_texts(graph, str(data), given)
     body = found.calibration.as_dict()
     if not dry_run:
@@ -189,8 +210,7 @@ def _of_texts(graph: str, data: str, given: Mapping[str, Any]) -> Stopping:
 
 def _promise(given: Mapping[str, Any], kinds: Mapping[str, Kind]) -> tuple[Kind, float]:
     """What is promised. Raises `click.UsageError` unless it is one thing, and one that these rows can show."""
-    every = ("quality", "mean_quality", "usd", "share", "gap", "disagreement", "layers", "milliseconds")
-    found = [name for name in every if given[name] is not None]
+    found = [name for name in _PROMISES if given[name] is not None]
     if len(found) != 1 or found[0] not in kinds:
         *first, last = (f"--{name.replace('_', '-')}" for name in kinds)
         rows = "--outcomes" if "usd" in kinds else "--data"

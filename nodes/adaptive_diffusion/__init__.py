@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dynflow.models.diffusers import LoadedPipeline
+    from dynflow.node import ContractRule
     from dynflow.nodes.adaptive_diffusion.deciders import Decider
     from dynflow.nodes.adaptive_diffusion.drawing import Drawn, Look, Order
     from dynflow.nodes.adaptive_diffusion.predictor import Predictor
+    from dynflow.request import Request
 
 _LOOK = 0.05
 """Seconds between looks at whether anybody still waits, while the pipeline is busy with other requests."""
@@ -171,6 +173,18 @@ class AdaptiveDiffusion(Node):
         from dynflow.nodes.adaptive_diffusion.predictor import Predictor, describe
 
         return Predictor(describe(located(self.options.predict["artefact"], self.resources.folder)))
+
+    def contract_rule(self) -> ContractRule | None:
+        if self.options.quality is None:
+            return None
+        from dynflow.nodes.adaptive_diffusion.contract import rule_of
+
+        settings = self.resources.model_settings(self.options.model)
+        return rule_of(self._predictor, settings, self.resources.folder, self.options.quality)
+
+    def trained_on(self, request: Request) -> bool:
+        own = self.options.prompt is None and self.options.predict is not None
+        return own and self._predictor.trained_on(request.text)
 
     def warm_up(self) -> None:
         self._loaded  # noqa: B018

@@ -81,7 +81,8 @@ def _of_predictor(options: Any, artefact: str, scope: BuildScope) -> Iterator[Fi
     try:
         contract = facts.contract(options.quality)
     except ValueError as error:
-        yield Finding("bad_value", f"`quality`: {error}", ("quality",))
+        if not scope.calibrating:
+            yield Finding("bad_value", f"`quality`: {error}; `dynflow calibrate` does it", ("quality",))
         return
     if isinstance(options.steps, int) and options.steps != contract.steps:
         text = f"`quality` compares with {contract.steps} steps: set `steps` to that, or leave `quality` out"

@@ -72,6 +72,8 @@ class Facts:
     offsets: tuple[float, ...]
     counts: tuple[int, ...]
     contracts: tuple[Contract, ...] = ()
+    model_sha256: str | None = None
+    """Of the model that it was trained for, as recordings have it; None: unknown."""
     """Promises that it was calibrated for."""
 
     def contract(self, wanted: Mapping[str, Any]) -> Contract:
@@ -114,7 +116,8 @@ def describe(name_or_path: str) -> Facts:
         raise damaged(folder / DESCRIPTION, "quantiles, offsets and counts do not fit")
     if any(each.quantile not in (*quantiles, WHOLE) for each in contracts):
         raise damaged(folder / DESCRIPTION, "a contract rests on a quantile that is not told")
-    return Facts(folder, told["sha256"], told["model"], quantiles, offsets, counts, contracts)
+    digest = told.get("training", {}).get("sha256")
+    return Facts(folder, told["sha256"], told["model"], quantiles, offsets, counts, contracts, digest)
 
 
 def save(
@@ -197,22 +200,26 @@ class Predictor:
             self._tensors = tensors
         return self._tensors
 
-    def doublings(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        """The quantiles of the steps that images of these prompts need, without offsets: log2, [prompts, quantiles]."""
-        return forward(self._loaded(), Encoder.shared().embed(prompts))
+    def counts(self, prompts: Sequence[str], quantiles: Sequence[float]) -> list[list[int | None]]:
+        """For each quantile and prompt the steps that suffice for this share of its images, rounded up to a count that
+        was tried; None: more than any. Raises ValueError for a quantile that is not told."""
+        known = self.facts.counts
+        if set(quantiles) == {WHOLE}:
+            return [[None] * len(prompts) for _ in quantiles]
+        doublings = forward(self._loaded(), Encoder.shared().embed(prompts)).astype(float)
 
-    def counts(self, prompts: Sequence[str], quantile: float) -> list[int | None]:
-        """Steps that suffice for this share of images with each prompt, rounded up to a count that was tried; None:
-        more than any. Raises ValueError for a quantile that is not told."""
-        if quantile == WHOLE:
-            return [None] * len(prompts)
-        place = self.facts.place(quantile)
-        needed = 2.0 ** (self.doublings(prompts)[:, place].astype(float) + self.facts.offsets[place])
-        return [next((count for count in self.facts.counts if count >= each - 1e-6), None) for each in needed]
+        def rounded_up(quantile: float) -> list[int | None]:
+            if quantile == WHOLE:
+                return [None] * len(prompts)
+            place = self.facts.place(quantile)
+            needed = 2.0 ** (doublings[:, place] + self.facts.offsets[place])
+            return [next((count for count in known if count >= each - 1e-6), None) for each in needed]
+
+        return [rounded_up(quantile) for quantile in quantiles]
 
     def steps(self, prompt: str, quantile: float) -> int | None:
-        """`counts` of one prompt."""
-        return self.counts([prompt], quantile)[0]
+        """`counts` of one quantile and prompt."""
+        return self.counts([prompt], [quantile])[0][0]
 
     def trained_on(self, prompt: str) -> bool:
         """Whether the prompt is among those that it learnt from, or that its offsets rest on."""

@@ -25,16 +25,16 @@ COLOURS = ("red", "green", "blue", "black", "white", "pink", "grey", "brown", "g
 OBJECTS = ("near a wall", "on a hill", "by the sea", "in the snow", "at night", "under a tree")
 
 
-def prompts():
-    return [form.format(colour) + f" {place}" for form in (EASY, HARD) for colour in COLOURS for place in OBJECTS]
+def prompts(colours=COLOURS):
+    return [form.format(colour) + f" {place}" for form in (EASY, HARD) for colour in colours for place in OBJECTS]
 
 
-def recorded(path, seeds=2):
+def recorded(path, seeds=2, of=None, digest=""):
     """A file of runs as some pipeline may have: dots need 5 or 10 steps, crowds 20 or 40."""
-    file = RecordingFile(path, About("somebody/pictures", "", COUNTS))
+    file = RecordingFile(path, About("somebody/pictures", digest, COUNTS))
     rng = np.random.default_rng(0)
     images = []
-    for prompt in prompts():
+    for prompt in of or prompts():
         for place in range(seeds):
             needed = rng.choice([5, 10] if "dot" in prompt else [20, 40])
             runs = {

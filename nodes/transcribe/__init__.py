@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from uuid import uuid4
@@ -14,7 +15,7 @@ from langchain_core.messages.ai import UsageMetadata
 from pydantic import Field
 
 from dynflow.closing import closing
-from dynflow.errors import DynflowError
+from dynflow.errors import ArtefactError, DynflowError
 from dynflow.language.references import Reference
 from dynflow.language.spec import Role
 from dynflow.language.types import PortType, integer, number, string
@@ -120,7 +121,9 @@ class Transcribe(Node):
 
     def warm_up(self) -> None:
         engine = self._loaded()
-        engine.prepare(self._draft())
+        asked = self.options.draft is not None or self.options.drafters is not None
+        with nullcontext() if asked else suppress(ArtefactError):  # then it goes without, and each trace says why
+            engine.prepare(self._draft())
         if not isinstance(self.options.language, Reference):
             engine.check_language(self.options.language, self.options.task)
 

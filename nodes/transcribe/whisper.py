@@ -221,7 +221,12 @@ class WhisperEngine(Engine):
         from dynflow.nodes.transcribe.hearing import pair_fault, same_encoder
 
         fault = pair_fault(self._model, other._model, self._tokenizer, other._tokenizer)
-        return fault or _Draft(other, hears_alike=same_encoder(self._model, other._model))
+        if fault is not None:
+            return fault
+        hears_alike = same_encoder(self._model, other._model)
+        if hears_alike:  # the larger half of both models: once in memory is enough
+            other._model.model.encoder, other._ear = self._model.get_encoder(), self._ear
+        return _Draft(other, hears_alike)
 
     @cached_property
     def _fault(self) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import gc
+import json
+import shutil
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -225,6 +227,18 @@ def test_what_check_refuses(whispers: Folder, tmp_path: Path) -> None:
 def test_a_wrong_pair_is_refused_as_it_warms_up(whispers: Folder, draft: str, words: str) -> None:
     with pytest.raises(ArtefactError, match=f"cannot draft for .*: .*{words}"):
         loads(text(whispers("target0"), "draft: d", whispers(draft))).warm_up()
+
+
+def test_a_model_of_beams_is_not_drafted_for(whispers: Folder, tmp_path: Path) -> None:
+    folder = tmp_path / "beams"
+    shutil.copytree(whispers("target0"), folder)
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "num_beams": 2}))
+    with pytest.raises(ArtefactError, match="asks for beams"):
+        loads(text(folder, "drafters: [prompt_lookup]")).warm_up()
+    (visit,) = loads(text(folder)).run(message(wav(1.0))).trace.visits
+    assert visit.values["drafted"] == 0
+    assert any("asks for beams or sampling; decoded plainly" in note for note in visit.notes)
 
 
 def test_a_model_that_is_nowhere_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,16 @@
 """Adaptive diffusion against static step counts, on captions that neither model, predictor nor contract has seen.
 
-    python benchmarks/diffusion.py [--model embedded/shapes] [--predictor FOLDER] [--captions 500] [--seeds 2]
-                                   [--contract 250] [--batch 16] [--device cpu] [--threads 1] [--draws 500]
+    python benchmarks/diffusion.py --predictor FOLDER [--model embedded/shapes] [--captions 500] [--seeds 2]
+                                   [--contract 500] [--batch 16] [--device cpu] [--threads 1] [--draws 500]
                                    [--work diffusion-work] [--out benchmarks/results]
 
 All arms draw the same captions from the same noise: static counts of Euler and of a multistep solver (DPM-Solver++ of
-second order, over the same flow), the predictor alone, `converge` alone, and both. Each arm is at its cheapest setting
-that keeps the contract on captions of the part "contract"; both, where the predictor was calibrated, as it was. The
-oracles know each image's outcome under every recorded plan and stop. What is drawn is kept in `--work` and judged from
-there: a run that is broken off goes on. Images wait in windows of 128, and are drawn `--batch` at a time, the arms in
-turn. Alignment is read from the pixels by the shapes' oracle, the Fréchet distance is to as many fresh pictures, and
-intervals are 95 % over captions, by the bootstrap. The bars were set before anything was drawn.
+second order, over the same flow), the predictor alone, `converge` alone, and both. These are set as `dynflow calibrate`
+sets them for the contract, on captions of the part "contract", where the predictor was made from others. The oracles
+know each image's outcome under every recorded plan and stop. What is drawn is kept in `--work` and judged from there: a
+run that is broken off goes on. Images wait in windows of 128 and are drawn `--batch` at a time, the arms in turn.
+Alignment is read from the pixels by the shapes' oracle, the Fréchet distance is to as many fresh pictures, intervals
+are 95 % over captions by the bootstrap. The bars were set before anything was drawn.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ from diffusion_figures import (
     Judged,
     Resampling,
     Setting,
-    choose,
+    calibrated,
     judge,
     most_alike,
     oracle,
     paired,
+    promises,
     summary,
     upper,
 )
@@ -44,6 +46,7 @@ from overhead import as_table
 from dynflow.calibration.plots import Plot, around, per_cent, plain
 from dynflow.cli.progress import progress_bars
 from dynflow.models.settings import ModelSettings
+from dynflow.nodes.adaptive_diffusion.contract import tries
 from dynflow.nodes.adaptive_diffusion.pipelines import loaded, located
 from dynflow.nodes.adaptive_diffusion.predictor import WHOLE, Contract, Predictor, describe
 from dynflow.nodes.adaptive_diffusion.recording import model_digest, record, seed_of
@@ -52,12 +55,10 @@ from dynflow.nodes.adaptive_diffusion.shapes.features import features_of
 from dynflow.nodes.adaptive_diffusion.shapes.scenes import draw_captions, draw_images
 
 COUNTS = (100, 50, 30, 20, 10)
-PLANS = (5, 8, 10, 15, 20, 30, REFERENCE)
-"""Counts that the oracles may plan where no predictor says which."""
-THRESHOLDS = tuple(float(each) for each in np.geomspace(0.003, 3, 61))
 EULER, MULTISTEP = "Euler", "DPM-Solver++"
 PREDICT, CONVERGE, BOTH = "predictor alone", "converge alone", "both"
-AT_LEAST, SHARE = 0.9, 0.95
+AT_LEAST, SHARE, CONFIDENCE = 0.9, 0.95, 0.9
+SAVING_KEPT = 0.7
 ALIGNMENT_MARGIN, FRECHET_MARGIN = 0.01, 0.05
 FASTER = {f"{EULER} 50": 2.0, f"{EULER} 100": 3.0}
 FASTER_THAN_PREDICTOR = 1.3
@@ -73,37 +74,37 @@ def main(command: Sequence[str] | None = None) -> None:
     given = arguments(command)
     torch.set_num_threads(given.threads)
     settings = ModelSettings(provider="diffusers", model=given.model, device=given.device)
-    predictor = Predictor(describe(given.predictor)) if given.predictor else None
-    contract = promised(predictor)
+    predictor = Predictor(describe(given.predictor))
+    contract = Contract("ssim", REFERENCE, AT_LEAST, SHARE, WHOLE)
     captions = different(given.captions, "test", seed=21)
     prompts = list(captions)
     owner = np.repeat(np.arange(len(prompts)), given.seeds)
     images = [(prompt, seed_of(prompt, place)) for prompt in prompts for place in range(given.seeds)]
     asked = [captions[prompt] for prompt, _ in images]
-    plans = predictor.facts.counts if predictor else PLANS
     work = given.work / model_digest(settings, None)[:12]
     work.mkdir(parents=True, exist_ok=True)
     with progress_bars() as progress:
-        held = {"counts": plans, "seeds": given.seeds, "progress": progress}
+        held = {"counts": predictor.facts.counts, "seeds": given.seeds, "progress": progress}
         chosen_on = record(
             settings, list(different(given.contract, "contract", seed=22)), work / "contract.jsonl", **held
         )
-        settings_of = choose_all(chosen_on, predictor, contract)
+        tried = tries(chosen_on, predictor, contract)
+        settings_of = {
+            name: calibrated(tried, contract.share, CONFIDENCE, alone)
+            for name, alone in ((PREDICT, "predict"), (CONVERGE, "converge"), (BOTH, None))
+        }
         recorded = record(settings, prompts, work / "test.jsonl", **held)
         studio = Studio(loaded(located(settings, None), None).pipeline, predictor, images, work, given.batch)
-        if predictor is not None:
-            predictor.warm_up()
+        predictor.warm_up()
         studio.draw(Arm("warm up", steps=2), images[: given.batch])
-        arms = [
-            *static(COUNTS),
-            *(Arm(name, quantile=q.quantile, threshold=q.threshold) for name, q in settings_of.items()),
-        ]
+        arms = [*static(COUNTS), *adaptive(settings_of)]
         drawn = studio.draw_all(arms, progress)
-        best = BOTH if BOTH in drawn else CONVERGE
+        best = next(name for name in (BOTH, CONVERGE, PREDICT) if name in drawn)
         equal = math.ceil(drawn[best].taken.mean())
         matched = static([equal])
         drawn |= studio.draw_all([arm for arm in matched if arm.name not in drawn], progress)
-        waits = studio.waiting(next(arm for arm in arms if arm.name == CONVERGE), images, given.rounds)
+        thresholds = [arm.threshold for arm in arms if arm.threshold is not None]
+        waits = studio.waiting(Arm("waiting", threshold=thresholds[0]), images, given.rounds) if thresholds else {}
     reference = drawn[f"{EULER} {REFERENCE}"]
     judged = {name: judge(pictures, reference, asked) for name, pictures in drawn.items()}
     fresh = features_of(draw_images(draw_captions(len(images), "test", seed=23), range(len(images))))
@@ -113,19 +114,22 @@ def main(command: Sequence[str] | None = None) -> None:
         name: [float(values.mean()) for values in oracle(recorded, contract.at_least, together)]
         for name, together in (("oracle per prompt", True), ("oracle per image", False))
     }
+    promise = promises(tried, contract.share, CONFIDENCE, given.draws)
     found = verdicts(judged, rows, oracles, resampling, waits, [arm.name for arm in matched], best, contract)
+    found += of_promise(promise)
     results = {
         "machine": machine(["dynflow", "torch", "diffusers"]),
         "model": given.model,
         "contract": str(contract),
         "images": len(images),
         "captions": len(prompts),
-        "settings": {name: vars_of(each) for name, each in settings_of.items()},
+        "settings": {name: each and asdict(each) for name, each in settings_of.items()},
         "arms": {
             name: {key: value for key, value in row.items() if key != "frechet draws"} for name, row in rows.items()
         },
         "oracles": oracles,
         "batch of 16": waits,
+        "promise": promise,
         "verdicts": found,
     }
     text = report(results, given)
@@ -151,12 +155,10 @@ def arguments(command: Sequence[str] | None) -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded/shapes")
-    parser.add_argument(
-        "--predictor", help="what `dynflow train steps` wrote; without it the arms that ask it are left out"
-    )
+    parser.add_argument("--predictor", required=True, help="what `dynflow train steps` wrote")
     parser.add_argument("--captions", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=2, help="images of each caption")
-    parser.add_argument("--contract", type=int, default=250, help="captions that the settings are chosen on")
+    parser.add_argument("--contract", type=int, default=500, help="captions that the settings are chosen on")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=8, help="batches that leaving is compared with waiting on")
     parser.add_argument("--device", default="cpu")
@@ -165,13 +167,6 @@ def arguments(command: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("diffusion-work"))
     parser.add_argument("--out", type=Path)
     return parser.parse_args(command)
-
-
-def promised(predictor: Predictor | None) -> Contract:
-    """The predictor's first promise about SSIM; where there is none, the one that the bars were set for."""
-    calibrated = predictor.facts.contracts if predictor else ()
-    fitting = [each for each in calibrated if (each.metric, each.steps) == ("ssim", REFERENCE)]
-    return fitting[0] if fitting else Contract("ssim", REFERENCE, AT_LEAST, SHARE, WHOLE)
 
 
 def different(number: int, part: Part, seed: int) -> dict[str, Caption]:
@@ -192,24 +187,18 @@ def static(counts: Sequence[int]) -> list[Arm]:
     ]
 
 
-def choose_all(recording: Any, predictor: Predictor | None, contract: Contract) -> dict[str, Setting]:
-    """The adaptive arms, each at its cheapest setting that keeps the contract there; where none does, all steps."""
-    quantiles = (*predictor.facts.quantiles, WHOLE) if predictor else ()
-    grids: dict[str, tuple[Sequence[float | None], Sequence[float | None]]] = {CONVERGE: ((None,), THRESHOLDS)}
-    if predictor is not None:
-        grids |= {PREDICT: (quantiles, (None,)), BOTH: (quantiles, (None, *THRESHOLDS))}
-    found = {}
-    for name, (plans, thresholds) in grids.items():
-        setting = choose(recording, predictor, plans, thresholds, contract.at_least, contract.share)
-        found[name] = setting or Setting(None, None, float(REFERENCE), 1.0)
-    if predictor is not None and contract in predictor.facts.contracts:
-        found[BOTH] = Setting(contract.quantile, contract.threshold, found[BOTH].steps, found[BOTH].kept)
+def adaptive(settings: Mapping[str, Setting | None]) -> list[Arm]:
+    """The arms that the calibration did not refuse. Raises SystemExit where it refused all."""
+    found = [
+        Arm(name, quantile=None if name == CONVERGE else each.quantile, threshold=each.threshold)
+        for name, each in settings.items()
+        if each is not None
+    ]
+    if not found:
+        raise SystemExit(
+            "no setting is shown to keep the contract: give more --contract captions, or another predictor"
+        )
     return found
-
-
-def vars_of(setting: Setting) -> dict[str, float | None]:
-    """A setting as JSON has it."""
-    return {"quantile": setting.quantile, "threshold": setting.threshold, "steps": setting.steps, "kept": setting.kept}
 
 
 def verdicts(
@@ -261,22 +250,33 @@ def verdicts(
         f"{_kept(saved >= OF_ORACLE)}: {100 * saved:.0f} % of the saving of the oracle per image; "
         f"bar {100 * OF_ORACLE:g}"
     )
-    faster = waits["waiting"] / waits["leaving"]
-    found.append(
-        f"{_kept(faster >= BATCH_FASTER)}: a batch of mixed prompts whose images leave when they are done has "
-        f"{faster:.2f} times the throughput of one that waits for its slowest; bar {BATCH_FASTER}"
-    )
+    if waits:
+        faster = waits["waiting"] / waits["leaving"]
+        found.append(
+            f"{_kept(faster >= BATCH_FASTER)}: a batch of mixed prompts whose images leave when they are done has "
+            f"{faster:.2f} times the throughput of one that waits for its slowest; bar {BATCH_FASTER}"
+        )
     return found
+
+
+def of_promise(promise: Mapping[str, float]) -> list[str]:
+    """The bars of the contract itself, over calibrations on captions drawn with replacement."""
+    error = math.sqrt(CONFIDENCE * (1 - CONFIDENCE) / promise["draws"])
+    most = 1 - CONFIDENCE + 2 * error
+    return [
+        f"{_kept(promise['broken'] <= most)}: {100 * promise['broken']:.1f} % of {promise['draws']:,} calibrations on "
+        f"{promise['captions']:,} captions break the promise; bar {100 * most:.1f} %",
+        f"{_kept(promise['saving kept'] >= SAVING_KEPT)}: they keep {100 * promise['saving kept']:.0f} % of the saving "
+        f"of the setting that is best for all the captions; bar {100 * SAVING_KEPT:g} %",
+    ]
 
 
 def report(results: Mapping[str, Any], given: argparse.Namespace) -> str:
     """The results as markdown."""
     settings = [
-        [
-            name,
-            NONE if each["quantile"] is None else f"{each['quantile']:g}",
-            NONE if each["threshold"] is None else f"{each['threshold']:.4g}",
-        ]
+        [name, "refused", "refused"]
+        if each is None
+        else [name, f"{each['quantile']:g}", NONE if each["threshold"] is None else f"{each['threshold']:.4g}"]
         for name, each in results["settings"].items()
     ]
     rows = [

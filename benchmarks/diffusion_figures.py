@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from diffusion_arms import Pictures
 from numpy.typing import NDArray
 
-from dynflow.nodes.adaptive_diffusion.predictor import Predictor
+from dynflow.calibration.contracts import Tries, choose
+from dynflow.errors import CalibrationError
 from dynflow.nodes.adaptive_diffusion.recordings import Recording
 from dynflow.nodes.adaptive_diffusion.shapes.captions import Caption
 from dynflow.nodes.adaptive_diffusion.shapes.features import features_of
@@ -91,50 +92,54 @@ def upper(point: float, draws: Floats, level: float = 0.95) -> float:
 
 @dataclass(frozen=True)
 class Setting:
-    """Deciders as a contract sets them, and what they take and keep on the images they were chosen on."""
+    """Deciders as the calibration set them, mean steps and the share that kept the contract where they were tested."""
 
-    quantile: float | None
+    quantile: float
     threshold: float | None
     steps: float
     kept: float
 
 
-def choose(
-    recording: Recording,
-    predictor: Predictor | None,
-    quantiles: Sequence[float | None],
-    thresholds: Sequence[float | None],
-    at_least: float,
-    share: float,
-) -> Setting | None:
-    """The cheapest of these settings that keeps the contract on a recording; None: none of them does."""
-    found = []
-    for quantile in quantiles:
-        planned = _planned(recording, predictor, quantile)
-        for threshold in thresholds:
-            steps, alike = outcome(recording, planned, threshold)
-            kept = float(recording.by_prompt((alike >= at_least).astype(float)).mean())
-            if kept >= share:
-                found.append(Setting(quantile, threshold, float(steps.mean()), kept))
-    return min(found, key=lambda each: each.steps, default=None)
+def calibrated(tries: Tries, share: float, confidence: float, alone: str | None = None) -> Setting | None:
+    """The setting that `dynflow calibrate` chooses, of both deciders or of one `alone`; None: it refuses."""
+    if alone == "predict":
+        tries = replace(
+            tries, settings=[each[:1] for each in tries.settings], kept=tries.kept[:, :1], cost=tries.cost[:, :1]
+        )
+    elif alone == "converge":
+        tries = replace(tries, settings=tries.settings[:1], kept=tries.kept[:1], cost=tries.cost[:1])
+    try:
+        chosen = choose(tries, share, confidence)
+    except CalibrationError:
+        return None
+    quantile, threshold = chosen.setting
+    return Setting(quantile, threshold, chosen.cost, chosen.kept)
 
 
-def _planned(recording: Recording, predictor: Predictor | None, quantile: float | None) -> NDArray[np.intp]:
-    """The planned count of each image [n]."""
-    if predictor is None or quantile is None:
-        return np.full(len(recording.owner), recording.about.reference, dtype=np.intp)
-    counts = [count or recording.about.reference for count in predictor.counts(recording.prompts, quantile)]
-    return np.array(counts, dtype=np.intp)[recording.owner]
-
-
-def outcome(recording: Recording, planned: NDArray[np.intp], threshold: float | None) -> tuple[Floats, Floats]:
-    """Steps that each image takes, and its SSIM then: [n] each."""
-    steps, alike = np.empty(len(planned)), np.empty(len(planned))
-    for count, run in recording.runs.items():
-        rows = np.flatnonzero(planned == count)
-        stops = run.stops(threshold)[rows]
-        steps[rows], alike[rows] = stops + 1, run.metrics[METRIC][rows, stops]
-    return steps, alike
+def promises(tries: Tries, share: float, confidence: float, draws: int) -> dict[str, float]:
+    """How often a calibration breaks its promise, over sets drawn with replacement from the captions that were tried,
+    which stand for all there are; and what it saves in the mean, of what the best setting for them all would."""
+    rng = np.random.default_rng(2)
+    captions = tries.kept.shape[-1]
+    kept, cost = tries.kept.mean(-1), tries.cost.mean(-1)
+    whole = float(cost[0, 0])
+    best = float(cost[kept >= share].min())
+    places = {setting: (a, b) for a, row in enumerate(tries.settings) for b, setting in enumerate(row)}
+    broken, refused, saved = 0, 0, []
+    for _ in range(draws):
+        drawn: NDArray[np.integer[Any]] = np.asarray(rng.integers(captions, size=captions))
+        setting = calibrated(tries.of(drawn), share, confidence)
+        place = places[setting.quantile, setting.threshold] if setting else (0, 0)
+        refused += setting is None
+        broken += bool(kept[place] < share)
+        saved.append(whole - float(cost[place]))
+    return {
+        "draws": draws,
+        "captions": captions,
+        "broken": broken / draws,
+        "refused": refused / draws,
+        "saving kept": float(np.mean(saved)) / (whole - best) if whole > best else 0.0,
+    }
 
 
 def oracle(recording: Recording, at_least: float, together: bool) -> tuple[Floats, Floats]:

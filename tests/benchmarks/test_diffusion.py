@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ arms = load_script("diffusion_arms")
 figures = load_script("diffusion_figures")
 diffusion = load_script("diffusion")
 
+from dynflow.calibration.contracts import Tries  # noqa: E402
 from dynflow.nodes.adaptive_diffusion.predictor import save  # noqa: E402
 from dynflow.nodes.adaptive_diffusion.recordings import About, Image, Recording, Run  # noqa: E402
 from dynflow.nodes.adaptive_diffusion.shapes.pipeline import ShapesPipeline  # noqa: E402
@@ -43,6 +45,8 @@ def test_all_arms_are_drawn_once_and_judged(
         "training": {},
     }
     save(tmp_path / "steps", tensors, model=str(tmp_path / "shapes"), **told)
+    settings = {None: figures.Setting(0.9, 0.1, 20, 1), "predict": figures.Setting(0.9, None, 30, 1), "converge": None}
+    monkeypatch.setattr(diffusion, "calibrated", lambda tries, share, confidence, alone: settings[alone])
     monkeypatch.setattr(diffusion, "COUNTS", (50, 10))
     monkeypatch.setattr(diffusion, "SHEET_COUNTS", (10, 50))
     monkeypatch.setattr(diffusion, "FASTER", {"Euler 50": 2.0})
@@ -52,12 +56,12 @@ def test_all_arms_are_drawn_once_and_judged(
     diffusion.main(command)
     results = json.loads((tmp_path / "out" / "diffusion.json").read_text(encoding="utf-8"))
     expected = {f"{solver} {count}" for solver in ("Euler", "DPM-Solver++") for count in (50, 10)}
-    adaptive = {"predictor alone", "converge alone", "both"}
-    assert expected | adaptive <= results["arms"].keys()
+    assert expected | {"predictor alone", "both"} <= results["arms"].keys()
+    assert results["settings"]["converge alone"] is None
     assert results["arms"]["Euler 50"]["ssim"] == pytest.approx(1)
     assert results["arms"]["Euler 50"]["met"] == [1, 1, 1]
     assert results["oracles"]["oracle per image"][0] <= results["oracles"]["oracle per prompt"][0]
-    assert "| converge alone |" in capsys.readouterr().out
+    assert "| converge alone | refused | refused |" in capsys.readouterr().out
     assert (tmp_path / "out" / "diffusion_sheet.png").stat().st_size > 0
     drawn: list[Any] = []
     monkeypatch.setattr(arms, "draw", lambda *given, **more: drawn.append(given) or [])
@@ -92,11 +96,18 @@ def test_the_oracle_takes_the_cheapest_pair_that_meets_the_contract() -> None:
     assert figures.oracle(recording(), 0.9, together=True)[0].tolist() == [3, 3, 4, 4]
 
 
-def test_the_cheapest_setting_that_keeps_the_contract_is_chosen() -> None:
-    kept_by_half = figures.choose(recording(), None, (None,), (0.1, 0.6), 0.9, 0.25)
-    assert (kept_by_half.threshold, kept_by_half.steps, kept_by_half.kept) == (0.6, 2, 0.25)
-    assert figures.choose(recording(), None, (None,), (0.1, 0.6), 0.9, 0.9).steps == 4
-    assert figures.choose(recording(), None, (None,), (0.6,), 0.9, 0.9) is None
+def test_the_arms_are_calibrated_each_on_its_own_side_of_the_grid() -> None:
+    kept = np.ones((2, 2, 400))
+    kept[1, 1, ::4] = 0  # what is loose on both sides fails every fourth
+    cost = np.array([[50.0, 20.0], [30.0, 10.0]])[..., None] * np.ones(400)
+    tries = Tries([[(1.0, None), (1.0, 0.1)], [(0.9, None), (0.9, 0.1)]], kept, cost, True)
+    found = {alone: figures.calibrated(tries, 0.95, 0.9, alone) for alone in ("predict", "converge", None)}
+    assert (found["predict"].quantile, found["predict"].threshold, found["predict"].steps) == (0.9, None, 30)
+    assert (found["converge"].quantile, found["converge"].threshold, found["converge"].steps) == (1.0, 0.1, 20)
+    assert found[None] == found["converge"]
+    assert figures.calibrated(replace(tries, kept=np.zeros_like(kept)), 0.95, 0.9) is None
+    told = figures.promises(tries, 0.95, 0.9, 10)
+    assert told == {"draws": 10, "captions": 400, "broken": 0, "refused": 0, "saving kept": 1}
 
 
 def test_images_of_a_caption_stay_together_and_intervals_are_about_the_point() -> None:

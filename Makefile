@@ -33,7 +33,7 @@ types: .venv/.installed-test
 
 soak: .venv/.installed-test  ## the long proofs; CI runs a tenth of them
 	DYNFLOW_SOAK=1 MALLOC_ARENA_MAX=1 $(BIN)/python -m pytest tests/language tests/test_walk.py tests/soak tests/speculation \
-		tests/models/test_transformers_speculation.py
+		tests/models/test_transformers_speculation.py tests/calibration/test_contracts.py
 
 generated: .venv/.installed-test  ## make anew what is made from the code: schema, pages, README blocks
 	$(BIN)/python -m dynflow.language.schema > schema.tmp && mv schema.tmp dynflow/schema/v1.json

@@ -29,7 +29,7 @@ COUNTS = "5,8,10,12,15,20,25,30,40,50"
 @click.option("--counts", default=COUNTS, show_default=True, help="Step counts to plan; the last is the reference.")
 @click.option("--metric", type=click.Choice(["ssim", "psnr"]), default="ssim", show_default=True)
 @click.option("--at-least", type=float, default=0.9, show_default=True, help="What the metric must reach.")
-@click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Images at once.")
+@click.option("--batch", type=click.IntRange(min=1), help="Images at once. Default: 16, on a GPU 64.")
 @click.option("--runs", type=click.Path(dir_okay=False, path_type=Path), help="Default: runs.jsonl in --out.")
 @click.option("--data-name", help="What the card calls the prompts.")
 def steps(

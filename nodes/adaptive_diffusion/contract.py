@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 THRESHOLDS: tuple[float | None, ...] = (None, *(float(f"{each:.3g}") for each in np.geomspace(0.003, 3, 37)))
 """Of `converge`, from the strictest on; None: it is not at work. They are the same whatever was recorded."""
-_BATCH = 32
 
 
 def rule_of(
@@ -43,9 +42,7 @@ def rule_of(
     def runs(prompts: Sequence[str], path: Path, seeds: int, progress: Progress) -> Tries:
         from dynflow.nodes.adaptive_diffusion.recording import record
 
-        recording = record(
-            settings, prompts, path, folder=folder, counts=facts.counts, seeds=seeds, batch=_BATCH, progress=progress
-        )
+        recording = record(settings, prompts, path, folder=folder, counts=facts.counts, seeds=seeds, progress=progress)
         if facts.model_sha256 not in (None, recording.about.sha256):
             raise CalibrationError(
                 f"{settings.model} has changed since the predictor in {facts.folder} was trained: train it again"

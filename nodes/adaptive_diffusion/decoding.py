@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _STEPS = 2
 """Of the run that takes none: some schedulers refuse to plan a single one."""
+_AT_ONCE = 8
+"""Images: decoding takes more memory than denoising."""
 
 
 def decode(pipeline: Any, latents: torch.Tensor, look: Look) -> NDArray[np.float32]:
@@ -27,6 +29,10 @@ def decode(pipeline: Any, latents: torch.Tensor, look: Look) -> NDArray[np.float
     """
     if getattr(pipeline, "vae", None) is None:  # in pixel space
         return np.asarray(pipeline.image_processor.postprocess(latents, output_type="np"), np.float32)
+    return np.concatenate([_decoded(pipeline, part, look) for part in latents.split(_AT_ONCE)])
+
+
+def _decoded(pipeline: Any, latents: torch.Tensor, look: Look) -> NDArray[np.float32]:
     own = copy.copy(pipeline)
     own.set_progress_bar_config(disable=True)
     steering = Steering(own, [()] * len(latents), lambda: None)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from dynflow.models.settings import ModelSettings
 
 LABEL = "rendering"
+_AT_ONCE = {"cpu": 16, "gpu": 64}
+"""Images: more do not stay in a CPU's cache."""
 
 
 def record(
@@ -36,13 +38,14 @@ def record(
     folder: Path | None = None,
     counts: Sequence[int],
     seeds: int = 2,
-    batch: int = 32,
+    batch: int | None = None,
     progress: Progress = lambda done, total, what: None,
 ) -> Recording:
     """Whole runs of `seeds` images of each prompt, from `path` what it has, the others rendered and appended there.
 
-    `settings` is the entry of `models:`, `folder` what relative paths of it count from. Prompts that come twice count
-    once. Raises InputError for a file of other runs, MissingDependency, MissingModel, ArtefactError, NodeFailed.
+    `settings` is the entry of `models:`, `folder` what relative paths of it count from. `batch` is of images at once.
+    Prompts that come twice count once. Raises InputError for a file of other runs, MissingDependency, MissingModel,
+    ArtefactError, NodeFailed.
     """
     about = About(settings.model, model_digest(settings, folder), tuple(counts))
     file = RecordingFile(path, about)
@@ -53,8 +56,9 @@ def record(
     if missing:
         shared = loaded(located(settings, folder), folder)
         with shared.turn:
-            for start in range(0, len(missing), batch):
-                part = missing[start : start + batch]
+            size = batch or _AT_ONCE["cpu" if shared.pipeline.device.type == "cpu" else "gpu"]
+            for start in range(0, len(missing), size):
+                part = missing[start : start + size]
                 file.append(render(shared.pipeline, part, about.counts))
                 progress(done + start + len(part), total, LABEL)
     return Recording.of(about, [file.images[each] for each in wanted])

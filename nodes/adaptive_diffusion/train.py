@@ -48,7 +48,7 @@ def train(
     at_least: float = 0.9,
     counts: Sequence[int] = COUNTS,
     seeds: int = 2,
-    batch: int = 32,
+    batch: int | None = None,
     runs: Path | None = None,
     data_name: str | None = None,
     command: str = "dynflow train steps",

@@ -21,7 +21,7 @@ from dynflow.nodes.adaptive_diffusion.training.spread import spread
 COUNTS = (5, 10, 20, 40)
 SETTINGS = ModelSettings(provider="diffusers", model="somebody/pictures")
 EASY, HARD = ("a {} dot", "a crowd of {} overlapping hexagons in a storm")
-COLOURS = ("red", "green", "blue", "black", "white", "pink", "grey", "brown", "golden", "violet", "teal", "lime")
+COLOURS = ("red", "green", "blue", "black", "white", "pink", "grey", "brown")
 OBJECTS = ("near a wall", "on a hill", "by the sea", "in the snow", "at night", "under a tree")
 
 
@@ -50,8 +50,8 @@ def test_what_is_learnt_plans_few_steps_for_easy_prompts_and_many_for_hard_ones(
     recorded(tmp_path / "runs.jsonl")
     report = train(SETTINGS, prompts(), tmp_path, counts=COUNTS)
     found = predictor.Predictor(predictor.describe(str(tmp_path)))
-    assert found.steps(EASY.format("orange"), 0.95) == 10
-    assert found.steps(HARD.format("orange"), 0.95) in (40, None)
+    assert found.steps(EASY.format("orange"), 0.9) == 10
+    assert found.steps(HARD.format("orange"), 0.9) == 40
     assert found.steps(HARD.format("orange"), predictor.WHOLE) is None
     assert found.trained_on(f"  {prompts()[3].upper()}")
     assert not found.trained_on("a yellow dot by the sea")
@@ -70,9 +70,10 @@ def test_what_is_learnt_plans_few_steps_for_easy_prompts_and_many_for_hard_ones(
 
 
 def test_the_same_runs_give_the_same_artefact(tmp_path):
+    few = prompts(COLOURS[:4])
     for name in ("one", "other"):
-        recorded(tmp_path / name / "runs.jsonl", seeds=1)
-        train(SETTINGS, prompts(), tmp_path / name, counts=COUNTS, seeds=1)
+        recorded(tmp_path / name / "runs.jsonl", seeds=1, of=few)
+        train(SETTINGS, few, tmp_path / name, counts=COUNTS, seeds=1)
     one, other = ((tmp_path / name / "head.safetensors").read_bytes() for name in ("one", "other"))
     assert one == other
 

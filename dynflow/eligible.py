@@ -31,9 +31,11 @@ def lack(model: str, has: Capabilities, request: Request, role: Role = "answer")
 
 
 def lack_of(plan: NodePlan, has: Capabilities, request: Request) -> str | None:
-    """The same of a node's model, which hears where the node is made for sound."""
+    """The same of a node's model, which hears where the node is for sound, and sees where it begins with an image."""
     if plan.cls.hears:
         has = has.model_copy(update={"audio": True})
+    if plan.cls.sees(plan.options):
+        has = has.model_copy(update={"images": True})
     return lack(plan.model or "", has, request, plan.role)
 
 

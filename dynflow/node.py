@@ -347,6 +347,11 @@ class Node(ABC):
         return not cls.instant
 
     @classmethod
+    def sees(cls, options: Any) -> bool:
+        """Whether it begins with an image of the request: then its model sees, whatever the provider's chats do."""
+        return False
+
+    @classmethod
     def streams(cls, options: Any) -> bool:
         """Whether an answer may go out as it is written; False where it is only known when it is whole."""
         return True

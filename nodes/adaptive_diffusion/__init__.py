@@ -7,6 +7,7 @@ import io
 import random
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NotRequired
 
@@ -130,6 +131,12 @@ class AdaptiveDiffusion(Node):
         guidance: FiniteFloat | GuidanceOption | None = Field(
             default=None, description="guidance scale, or `scale` and `until`; default: the pipeline's own"
         )
+        strength: FiniteFloat | None = Field(
+            default=None, description="begin with the request's image, and redraw this share of its noise, 0…1"
+        )
+        image: Any = Field(
+            default=None, description="what `strength` redraws; default: the image in the last user turn"
+        )
         seed: int | None = Field(default=None, ge=0, lt=2**63, description="of the noise; default: a new one each time")
 
     ports: ClassVar[Mapping[str, PortType]] = {
@@ -144,6 +151,10 @@ class AdaptiveDiffusion(Node):
         from dynflow.nodes.adaptive_diffusion.checks import findings
 
         return findings(options, scope)
+
+    @classmethod
+    def sees(cls, options: Any) -> bool:
+        return options.strength is not None
 
     @classmethod
     def streams(cls, options: Any) -> bool:
@@ -216,7 +227,7 @@ class AdaptiveDiffusion(Node):
         return self._in_turn(calls, check)
 
     def _in_turn(self, calls: Sequence[Call], check: Callable[[], None]) -> list[Output | Exception]:
-        from dynflow.nodes.adaptive_diffusion.drawing import draw
+        from dynflow.nodes.adaptive_diffusion.drawing import draw, redrawing
 
         loaded = self._loaded
         while not loaded.turn.acquire(timeout=_LOOK):
@@ -232,7 +243,8 @@ class AdaptiveDiffusion(Node):
                 except DynflowError as error:
                     results[place] = error
             meter = Meter()
-            drawn = dict(zip(orders, draw(loaded.pipeline, list(orders.values()), check), strict=True))
+            pipeline = loaded.pipeline if self.options.strength is None else redrawing(loaded.pipeline)
+            drawn = dict(zip(orders, draw(pipeline, list(orders.values()), check), strict=True))
             measured = meter.read() if len(calls) == 1 else None
         finally:
             loaded.turn.release()
@@ -243,11 +255,14 @@ class AdaptiveDiffusion(Node):
                 results[place] = found
             else:
                 compute = measured or Compute(found.seconds)
-                results[place] = self._output(found, orders[place], calls[place].options.steps, compute)
+                order = orders[place]
+                most = replace(order, planned=calls[place].options.steps).walked
+                results[place] = self._output(found, order, most, compute)
         return results
 
     def _order(self, call: Call) -> Order:
         """What is to be drawn, planned by the deciders. Raises InputError or NodeFailed for what cannot be."""
+        from dynflow.nodes.adaptive_diffusion.beginning import beginning
         from dynflow.nodes.adaptive_diffusion.drawing import Order
 
         options = call.options
@@ -261,7 +276,8 @@ class AdaptiveDiffusion(Node):
             planned = decision.planned
             decisions.append(decision)
         seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
-        return Order(prompt, seed, planned, look, options.negative, decisions)
+        start = None if options.strength is None else beginning(options.image, call.request)
+        return Order(prompt, seed, planned, look, options.negative, decisions, start)
 
     def _deciders(self, options: Any) -> Iterable[Decider]:
         """In the order in which they plan: a budget holds what the others leave of it."""
@@ -298,7 +314,7 @@ class AdaptiveDiffusion(Node):
         about = {
             "model_name": self.resources.model_settings(self.options.model).model,
             "steps": drawn.steps,
-            "planned": order.planned,
+            "planned": order.walked,
             "most": most,
             "seed": order.seed,
             "size": list(drawn.image.size),
@@ -306,7 +322,7 @@ class AdaptiveDiffusion(Node):
             "saved_seconds": round(saved, 6),
         }
         return Output(
-            {"image": image, "steps": drawn.steps, "planned": order.planned, "quality": promised},
+            {"image": image, "steps": drawn.steps, "planned": order.walked, "quality": promised},
             AIMessage([image], response_metadata=about),
             Usage(self.options.model, compute=compute),
             (_told(drawn, order, most, saved), *drawn.notes, *([doubted] if doubted else [])),
@@ -332,7 +348,9 @@ def look_of(options: Any) -> Look:
         guidance, until = guidance["scale"], guidance["until"]
     if not 0 <= until <= 1:
         raise InputError(f"`guidance`: `until` is a share of the steps, 0…1, not {until}")
-    return Look(sides[0] if sides else None, sides[-1] if sides else None, guidance, until)
+    if options.strength is not None and not 0 < options.strength <= 1:
+        raise InputError(f"`strength` is more than 0 and at most 1, not {options.strength}")
+    return Look(sides[0] if sides else None, sides[-1] if sides else None, guidance, until, options.strength)
 
 
 def _settle(order: Order, drawn: Drawn | Exception | None) -> None:
@@ -344,7 +362,7 @@ def _settle(order: Order, drawn: Drawn | Exception | None) -> None:
 
 def _told(drawn: Drawn, order: Order, most: int, saved: float) -> str:
     """An image's steps, in words for the trace."""
-    planned = "" if order.planned == most else f", {order.planned} planned"
+    planned = "" if order.walked == most else f", {order.walked} planned"
     ended = ", then it had converged" if drawn.stopped else ""
     gain = f", about {saved:.2g} s saved" if saved else ""
     return f"{drawn.steps} of {most} steps{planned}{ended}; {drawn.seconds:.2g} s{gain}"

@@ -12,7 +12,7 @@ from dynflow.learning.heads import located as head_located
 from dynflow.node import BuildScope, Finding
 from dynflow.nodes.adaptive_diffusion.pipelines import located
 
-_NOT_PROMISED = ("converge", "budget", "size", "guidance", "negative")
+_NOT_PROMISED = ("converge", "budget", "size", "guidance", "negative", "strength")
 """Options that change what a promise was calibrated on."""
 _MAPPINGS = ("converge", "predict", "budget", "guidance")
 
@@ -42,6 +42,10 @@ def findings(options: Any, scope: BuildScope) -> Iterable[Finding]:
         text = "`quality` is a calibrated promise: it needs `predict` with the artefact that was calibrated for it"
         yield Finding("bad_value", text, ("quality",))
     yield from _of_size(options.size)
+    if options.strength is None and options.image is not None:
+        yield Finding("bad_value", "an `image` is redrawn by `strength`: say how much of it, such as 0.6", ("image",))
+    elif isinstance(options.strength, (int, float)) and not 0 < options.strength <= 1:
+        yield Finding("bad_value", "`strength` is more than 0 and at most 1", ("strength",))
 
 
 def _of_numbers(name: str, given: Mapping[str, Any], scope: BuildScope) -> Iterator[Finding]:

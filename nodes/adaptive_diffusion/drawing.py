@@ -5,17 +5,22 @@ from __future__ import annotations
 import copy
 import inspect
 import time
+import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers import AutoPipelineForImage2Image
 
 from dynflow.errors import ArtefactError, DynflowError, InputError, NodeFailed, RefusedByModel
 from dynflow.node import Cancelled
 from dynflow.nodes.adaptive_diffusion.deciders import Decision
 from dynflow.nodes.adaptive_diffusion.steering import Steering, leaves
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _SHOWN = 300
 """Characters of a library's reason why it did not draw."""
@@ -23,12 +28,14 @@ _SHOWN = 300
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What images of one run share: size in pixels, guidance scale, the share of the steps that are guided."""
+    """What images of one run share: size in pixels, guidance scale, the share of the steps that are guided, and, where
+    they begin with an image, how much of that is noise (0 to 1)."""
 
     width: int | None = None
     height: int | None = None
     guidance: float | None = None
     guided: float = 1.0
+    strength: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,13 @@ class Order:
     look: Look = Look()
     negative: str | None = None
     decisions: Sequence[Decision] = ()
+    start: Image | None = None
+    """What it begins with, instead of noise alone; `look.strength` says how much of it is left."""
+
+    @property
+    def walked(self) -> int:
+        """The steps of its schedule that are walked: with an image to begin with, the last ones."""
+        return self.planned if self.look.strength is None else int(self.planned * self.look.strength)
 
 
 @dataclass(slots=True)
@@ -57,12 +71,17 @@ class Drawn:
 def fault_of(pipeline: Any, order: Order) -> str | None:
     """Why a pipeline cannot draw an order, in words; None: it can."""
     taken = inspect.signature(type(pipeline).__call__).parameters
+    if order.start is not None:
+        if not {"image", "strength"} <= taken.keys():
+            return f"{type(pipeline).__name__} cannot begin with an image: leave `strength` out"
+        if order.walked < 1:
+            return f"`strength`: {order.look.strength:g} of {order.planned} steps is none: take more of either"
     if not {"prompt", "num_inference_steps"} <= taken.keys():
         return f"{type(pipeline).__name__} draws no image from a text: choose a text-to-image pipeline"
     asked = {
         "negative_prompt": ("negative", order.negative),
         "guidance_scale": ("guidance", order.look.guidance),
-        "height": ("size", order.look.height),
+        "height": ("size", None if order.start else order.look.height),
     }
     for name, (option, value) in asked.items():
         if value is not None and name not in taken:
@@ -82,6 +101,18 @@ def _multiple(pipeline: Any) -> int:
     transformer = getattr(pipeline, "transformer", None)
     patch = getattr(transformer.config, "patch_size", 1) if transformer is not None else 1
     return int(scale) * (patch if isinstance(patch, int) else 1)
+
+
+def redrawing(pipeline: Any) -> Any:
+    """A pipeline of the same parts that begins with an image. Raises InputError where diffusers has none."""
+    if {"image", "strength"} <= inspect.signature(type(pipeline).__call__).parameters.keys():
+        return pipeline
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about its configuration, as where it was loaded
+            return AutoPipelineForImage2Image.from_pipe(pipeline)
+    except ValueError as error:
+        raise InputError(f"{type(pipeline).__name__} cannot begin with an image: leave `strength` out") from error
 
 
 def draw(
@@ -104,7 +135,8 @@ def draw(
             results[place] = InputError(fault)
             continue
         alone = watched(order) and not leaves(pipeline)
-        key = (order.planned, order.look, order.negative is None, place if alone else None)
+        size = order.start.size if order.start else None
+        key = (order.planned, order.look, order.negative is None, size, place if alone else None)
         groups[key].append(place)
     for places in groups.values():
         for part, drawn in _in_memory(pipeline, orders, places, check, output_type):
@@ -175,13 +207,15 @@ def _run(
     own.set_progress_bar_config(disable=True)
     watches = [[each.watch() for each in order.decisions if each.watch] for order in orders]
     steering = Steering(own, watches, check, look.guided) if hasattr(own, "scheduler") else None
-    given: Mapping[str, Any] = {
+    given: dict[str, Any] = {
         "prompt": [order.prompt for order in orders],
         "negative_prompt": [order.negative for order in orders] if first.negative is not None else None,
         "guidance_scale": look.guidance,
         "width": look.width,
         "height": look.height,
     }
+    if first.start is not None:
+        given |= _starts(own, orders)
     try:
         check()
         result = own(
@@ -195,7 +229,7 @@ def _run(
             steering.release()
             steering = None
         notes = _notes(own, steering, look, any(watches))
-        taken = list(steering.taken) if steering else [first.planned] * len(orders)
+        taken = list(steering.taken) if steering else [first.walked] * len(orders)
         stopped = list(steering.stopped) if steering else [False] * len(orders)
     except BaseException:
         own.maybe_free_model_hooks()  # of `offload`: what was at work goes back to main memory
@@ -216,6 +250,21 @@ def _run(
         )
         for place in range(len(orders))
     ]
+
+
+def _starts(pipeline: Any, orders: Sequence[Order]) -> dict[str, Any]:
+    """The images that a batch begins with, as pipelines take them: all of one size that suits."""
+    look, multiple = orders[0].look, _multiple(pipeline)
+    images = [order.start for order in orders if order.start is not None]
+    wanted = (look.width or images[0].width, look.height or images[0].height)
+    width, height = (max(multiple, side - side % multiple) for side in wanted)
+    sized = {"width", "height"} <= inspect.signature(type(pipeline).__call__).parameters.keys()
+    return {
+        "image": [image.convert("RGB").resize((width, height)) for image in images],
+        "strength": look.strength,
+        "width": width if sized else None,
+        "height": height if sized else None,
+    }
 
 
 def _notes(pipeline: Any, steering: Steering | None, look: Look, watched: bool) -> Iterator[str]:

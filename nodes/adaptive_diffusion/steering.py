@@ -20,7 +20,9 @@ from dynflow.nodes.adaptive_diffusion.deciders import Watch
 
 PER_IMAGE: Mapping[str, tuple[str, ...]] = {
     "StableDiffusionPipeline": ("prompt_embeds",),
+    "StableDiffusionImg2ImgPipeline": ("prompt_embeds",),
     "StableDiffusionXLPipeline": ("prompt_embeds", "add_text_embeds", "add_time_ids"),
+    "StableDiffusionXLImg2ImgPipeline": ("prompt_embeds", "add_text_embeds", "add_time_ids"),
     "StableDiffusion3Pipeline": ("prompt_embeds", "pooled_prompt_embeds"),
     "ShapesPipeline": ("prompt_embeds", "prompt_attention_mask"),
 }
@@ -82,10 +84,14 @@ class Steering:
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
         """As the scheduler's own."""
         self._set_timesteps(*args, **kwargs)
-        self._total = len(self.scheduler.timesteps)
+        self.begin(len(self.scheduler.timesteps))
         timesteps = self.scheduler.timesteps.as_subclass(_Timesteps)
         timesteps.steering = self
         self.scheduler.timesteps = timesteps
+
+    def begin(self, total: int) -> None:
+        """Told how many steps a pipeline is about to walk: one that begins with an image leaves the first ones out."""
+        self._total = total
 
     def step(self, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
         """As the scheduler's own; the result of an image that is done is its clean image."""
@@ -177,7 +183,15 @@ class _Timesteps(torch.Tensor):
     steering: Steering
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        if isinstance(index, slice):
+            found = found.as_subclass(_Timesteps)
+            found.steering = self.steering
+        return found
+
     def __iter__(self) -> Iterator[torch.Tensor]:
+        self.steering.begin(len(self))
         for timestep in self.unbind(0):
             if self.steering.ended:
                 return

@@ -18,11 +18,12 @@ from diffusers import (
     HeunDiscreteScheduler,
     UniPCMultistepScheduler,
 )
+from PIL import Image
 
 from dynflow.errors import InputError, NodeFailed
 from dynflow.node import Cancelled
 from dynflow.nodes.adaptive_diffusion.deciders import Converge, Decision
-from dynflow.nodes.adaptive_diffusion.drawing import Drawn, Look, Order, draw
+from dynflow.nodes.adaptive_diffusion.drawing import Drawn, Look, Order, draw, redrawing
 from dynflow.nodes.adaptive_diffusion.steering import Steering, leaves
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers' Euler
@@ -341,3 +342,50 @@ def test_convergence_compares_the_drift_with_the_threshold():
     assert not watch(image * 1.2, 5)  # 0.2 / 1.2 * 5 is more than a half
     assert not watch(image * 1.2, 4)  # calm, for the first time
     assert watch(image * 1.2, 3)
+
+
+def picture(seed=0, size=(16, 16)):
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def redrawn(seed=3, strength=0.5, steps=8, decisions=(), start=None):
+    return Order("a red cat", seed, steps, Look(strength=strength), decisions=decisions, start=start or picture())
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion", "stable_diffusion_xl"])
+def test_an_image_to_begin_with_gives_what_the_stock_pipeline_gives(families, name):
+    pipeline = redrawing(families(name))
+    [found] = drawn(pipeline, redrawn())
+    generator = torch.Generator().manual_seed(3)
+    wanted = pipeline(
+        "a red cat", image=picture(), strength=0.5, num_inference_steps=8, generator=generator, output_type="np"
+    )
+    assert np.array_equal(found.image, wanted.images[0])
+    assert found.steps in (4, 5)  # PNDM walks one step more
+    assert not np.array_equal(drawn(pipeline, redrawn(start=picture(1)))[0].image, found.image)
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion", "stable_diffusion_xl"])
+def test_redrawn_images_leave_their_batch_and_know_how_many_steps_are_left(families, name):
+    left = []
+
+    def begin():
+        return lambda clean, steps: left.append(steps) or len(left) >= 2
+
+    pipeline = redrawing(_with_scheduler(families(name), EulerDiscreteScheduler))
+    assert leaves(pipeline)
+    early, whole = drawn(pipeline, redrawn(decisions=[Decision(8, watch=begin)]), redrawn(seed=4))
+    assert (early.steps, early.stopped, whole.steps, whole.stopped) == (2, True, 4, False)
+    assert left == [3, 2]
+    assert np.abs(whole.image - drawn(pipeline, redrawn(seed=4))[0].image).max() < 1e-4
+
+
+def test_what_cannot_be_redrawn_is_said(families):
+    with pytest.raises(InputError, match="PixArtSigmaPipeline cannot begin with an image"):
+        redrawing(families("pixart"))
+    none, alone = draw(redrawing(families("stable_diffusion")), [redrawn(strength=0.1, steps=4), redrawn()])
+    assert "0.1 of 4 steps is none" in str(none)
+    assert isinstance(alone, Drawn)
+    [wrong] = draw(families("stable_diffusion"), [redrawn()])
+    assert "cannot begin with an image" in str(wrong)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from PIL import Image
 
 import dynflow
@@ -131,6 +131,39 @@ def test_options_reach_the_pipeline(graph):
     assert not np.array_equal(pixels(graph("guidance: 1.0").invoke("a red cat")), plain)
     cut = graph("guidance: {scale: 7.5, until: 0.5}").invoke("a red cat")
     assert not np.array_equal(pixels(cut), plain)
+
+
+def png(seed):
+    buffer = io.BytesIO()
+    made = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(made).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def asking(seed):
+    held = base64.b64encode(png(seed)).decode()
+    blocks = [{"type": "text", "text": "a red cat"}, {"type": "image", "base64": held, "mime_type": "image/png"}]
+    return [HumanMessage(blocks)]
+
+
+def test_an_image_in_the_request_is_redrawn(graph, tmp_path):
+    flow = graph("strength: 0.5")
+    one, other = flow.batch([asking(1), asking(2)])
+    assert not np.array_equal(pixels(one), pixels(other))
+    about = one.response_metadata
+    assert (about["steps"], about["planned"], about["most"]) == (3, 3, 3)
+    url = f"data:image/png;base64,{base64.b64encode(png(1)).decode()}"
+    (tmp_path / "one.png").write_bytes(png(1))
+    declared = GRAPH.replace("params:", "inputs: {photo: image}\nparams:")
+    named = graph("strength: 0.5\n    image: ${input.photo}", text=declared)
+    for given in (url, str(tmp_path / "one.png"), png(1), asking(1)[0].content):
+        found = pixels(named.invoke({"input": "a red cat", "photo": given})).astype(int)
+        assert np.abs(found - pixels(one)).max() <= 1
+    with pytest.raises(InputError, match="0 images to begin with, and one is needed: send a content block"):
+        flow.invoke("a red cat")
+    for given, words in (("data:x", "as a data URL it reads"), ("none.png", "none.png"), (b"x", "cannot be read")):
+        with pytest.raises(InputError, match=words):
+            named.invoke({"input": "a red cat", "photo": given})
 
 
 def test_threads_do_not_meet(graph):
@@ -278,6 +311,8 @@ def test_while_another_draws_a_deadline_is_kept(graph, folder):
         ("prompt: ' '", "nothing to draw"),
         ("predict: {artefact: ./nowhere, quantile: 0.9}", "dynflow train steps"),
         ("negative: 3", "text"),
+        ("strength: 0", "more than 0"),
+        ("image: one.png", "say how much of it"),
     ],
 )
 def test_options_that_make_no_sense_are_found_by_check(graph, options, words):

@@ -215,7 +215,7 @@ class TransformersEngine(Engine):
     ) -> dict[str, Any]:
         """What is told of speculation where it was asked for; what there is to learn from the answer is learnt."""
         if decoding is not None:
-            self._speculator.learn(Asked.from_dict(request[SPECULATION_KEY]).flow, answer)
+            self._speculator.learn(Asked.from_dict(request[SPECULATION_KEY]), answer)
             statistics = decoding.statistics()
         elif fallback is not None:
             exactness: Exactness = "exact_greedy" if request.get("temperature") == 0 else "exact_distribution"

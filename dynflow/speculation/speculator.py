@@ -75,9 +75,10 @@ class Speculator:
         controller = Controller(self.measure(), acceptance, asked.most or _MOST)
         return SpeculativeDecoding(drafters, controller, writer, wanted)
 
-    def learn(self, flow: str, answer: list[int]) -> None:
-        """Take up an answer of a flow."""
-        self._flow(flow)[1].learn(answer)
+    def learn(self, asked: Asked, answer: list[int]) -> None:
+        """Take up an answer, where later ones may be drafted from it."""
+        if asked.allows("ngram_cache"):
+            self._flow(asked.flow)[1].learn(answer)
 
     def _flow(self, name: str) -> tuple[Acceptance, NgramCache]:
         kept = self._flows.setdefault(name, (Acceptance(_WINDOW), NgramCache()))

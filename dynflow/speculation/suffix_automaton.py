@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_NOTED = 256
+
 
 class SuffixAutomaton:
     """Reads a text token by token; knows after each the longest repeated suffix and its most recent earlier end.
@@ -12,8 +14,9 @@ class SuffixAutomaton:
     its suffix link from the whole text leads to the longest suffix that occurs twice. While the text goes on as it did
     after that occurrence, the match grows by one and stays both longest and most recent, which costs nothing. Only when
     it breaks off are the places since then noted in the states of their suffixes, latest first, each state at most once
-    for a break; so a token costs O(1) amortised on text that either copies or does not. Memory: at most two states a
-    token.
+    for a break; so a token costs O(1) amortised on text that either copies or does not. Where it is one long run broken
+    by little, a suffix has as many suffixes as the run is long: the `_NOTED` longest are noted, and a shorter match may
+    then be an older one than the most recent. Memory: at most two states a token.
     """
 
     def __init__(self) -> None:
@@ -66,10 +69,10 @@ class SuffixAutomaton:
 
     def _note(self) -> None:
         for position, place in reversed(self._unnoted):
-            state = place
-            while state > 0 and self._seen_last[state] < position:
+            state, left = place, _NOTED
+            while state > 0 and left and self._seen_last[state] < position:
                 self._seen_last[state] = position
-                state = self._link[state]
+                state, left = self._link[state], left - 1
         self._unnoted.clear()
 
     def _extend(self, token: int) -> None:

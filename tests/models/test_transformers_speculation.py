@@ -17,7 +17,7 @@ from langchain_core.exceptions import ModelInvalidRequestError
 from dynflow.errors import ArtefactError, InputError, MissingModel
 from dynflow.models.settings import ModelSettings
 from dynflow.models.store import create
-from dynflow.models.transformers import TransformersChat
+from dynflow.models.transformers import TransformersChat, TransformersEngine
 from dynflow.speculation.asked import Asked
 from dynflow.speculation.statistics import ACCEPTED_KEY, SPECULATION_KEY, Speculation
 from tests.speculation.tiny import save_tiny, tiny_llama
@@ -130,6 +130,16 @@ def test_what_drafts_makes_no_other_answer(folder: Path) -> None:
     """To LangChain's cache."""
     model = chat(folder)
     assert model._get_llm_string(speculation={"flow": "a"}) == model._get_llm_string()
+
+
+def test_answers_are_remembered_only_where_they_may_draft(folder: Path) -> None:
+    model = chat(folder)
+    model.invoke(PROMPTS[0], speculation={"flow": "plain"})
+    model.invoke(PROMPTS[0], speculation={"flow": "cached", "drafters": ["ngram_cache"]})
+    engine = model._engine
+    assert isinstance(engine, TransformersEngine)
+    plain, cached = (engine._speculator._flow(name)[1] for name in ("plain", "cached"))
+    assert len(plain) == 0 < len(cached)
 
 
 def test_two_threads_do_not_disturb_each_other(folder: Path) -> None:

@@ -40,7 +40,8 @@ from dynflow.speculation.statistics import SPECULATION_KEY, Speculation
 
 if TYPE_CHECKING:
     from dynflow.models.settings import ModelSettings
-    from dynflow.nodes.transcribe.whisper import Source, WhisperEngine
+    from dynflow.nodes.transcribe.source import Source
+    from dynflow.nodes.transcribe.whisper import WhisperEngine
     from dynflow.nodes.transcribe.writing import Transcript
 
 _LOOK = 0.05
@@ -222,13 +223,15 @@ class Transcribe(Node):
         return self.resources.model_settings(self.options.model)
 
     def _source(self, name: str) -> Source:
-        from dynflow.nodes.transcribe.whisper import source_of
+        from dynflow.nodes.transcribe.source import source_of
 
         return source_of(self.resources.model_settings(name), self.resources.folder)
 
     def _loaded(self) -> WhisperEngine:
         if self._engine is None or self._engine.abandoned:
-            self._engine = self._source(self.options.model).engine()
+            from dynflow.nodes.transcribe.whisper import engine_of
+
+            self._engine = engine_of(self._source(self.options.model))
         return self._engine
 
     def _draft(self) -> Source | None:

@@ -8,7 +8,7 @@ from typing import Any
 from dynflow.errors import DynflowError
 from dynflow.language.references import Reference
 from dynflow.node import BuildScope, Finding
-from dynflow.nodes.transcribe.whisper import source_of
+from dynflow.nodes.transcribe.source import source_of
 
 
 def findings(options: Any, scope: BuildScope) -> Iterable[Finding]:

@@ -26,6 +26,14 @@ class Listener:
     def _encoded(self) -> Any:
         return self._encode()
 
+    def hear(self) -> None:
+        """Encode the sound now, if it was not yet."""
+        self._encoded  # noqa: B018
+
+    def attend(self, input_ids: Any) -> None:
+        """Make the keys and values of cross attention now, in a pass over a token or more, (1, tokens)."""
+        self(input_ids=input_ids, past_key_values=DynamicCache(), use_cache=True)
+
     def __call__(self, input_ids: Any, past_key_values: Any, **options: Any) -> Any:
         """The model's output for some more tokens, (1, tokens)."""
         cache = EncoderDecoderCache(past_key_values, self._cross)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import json
 import logging
-import threading
 import warnings
-import weakref
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from dynflow.errors import ArtefactError, InputError, MissingDependency, MissingModel, NodeFailed
-from dynflow.models.cores import physical_cores
+from dynflow.errors import ArtefactError, InputError, MissingDependency, MissingModel
 from dynflow.models.engine import Engine, Job, shared
 from dynflow.models.hub import must_fetch
-from dynflow.models.settings import ModelSettings
 from dynflow.nodes.transcribe.audio import RATE, Recording
+from dynflow.nodes.transcribe.source import CONFIG, Source, only_whisper
+from dynflow.nodes.transcribe.windows import Draft, Ear, Progress, Unwanted, Windows
 from dynflow.nodes.transcribe.writing import Transcript, Writer, joined, transcript
 from dynflow.speculation.asked import Asked
 from dynflow.speculation.statistics import Speculation
@@ -28,81 +24,8 @@ from dynflow.speculation.statistics import Speculation
 if TYPE_CHECKING:
     from dynflow.speculation.speculator import Speculator
 
-_CONFIG = "config.json"
-_SETTINGS_OF_CHAT = ("temperature", "top_p", "max_tokens", "stop", "seed")
 _SAID_BY_ITSELF = "Passing `generation_config` together with"  # transformers' Whisper warns of its own call
 _SHOWN = 300  # characters of a library's reason why a model does not load
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a Whisper model is loaded from, and how: a local folder, or a hub id with its revision."""
-
-    name: str
-    folder: Path | None
-    revision: str
-    dtype: str
-    threads: int
-
-    def engine(self) -> WhisperEngine:
-        """Loaded, or shared with others who name it alike. Raises MissingDependency, MissingModel, ArtefactError."""
-        place: Hashable = (self.name, self.revision) if self.folder is None else self.folder.resolve()
-        engine = shared(("whisper", place, self.dtype, self.threads), lambda: WhisperEngine(self))
-        assert isinstance(engine, WhisperEngine)
-        return engine
-
-
-def source_of(settings: ModelSettings | None, base: Path | None) -> Source:
-    """Where an entry's model comes from; a relative folder counts from `base`. Cheap: nothing is loaded.
-
-    Raises ArtefactError or MissingModel where it can be no Whisper model; a hub id is taken at its word.
-    """
-    if settings is None:
-        raise ArtefactError("there is no such entry of `models:`")
-    if settings.provider != "transformers":
-        raise ArtefactError(f"its provider is {settings.provider}; Whisper models are of `provider: transformers`")
-    for option, *_ in settings.references():
-        raise ArtefactError(f"its `{option}` is a reference; write it out: a model is loaded as it stands")
-    for option in _SETTINGS_OF_CHAT:
-        if getattr(settings, option) is not None:
-            raise ArtefactError(f"`{option}` is for models that chat: leave it out, it transcribes greedily")
-    if settings.model.startswith("embedded/"):
-        raise ArtefactError("dynflow brings no Whisper model: give a hub id such as openai/whisper-small, or a folder")
-    folder: Path | None = (base or Path()) / Path(settings.model).expanduser()
-    assert folder is not None
-    if folder.exists():
-        _whisper_or_not(folder)
-    elif settings.model.startswith((".", "/", "~")):
-        raise MissingModel(f"there is no folder {folder}: give one that `save_pretrained` wrote, or a hub id")
-    else:
-        folder = None
-    return Source(
-        settings.model,
-        folder,
-        settings.revision or "main",
-        settings.dtype or "float32",
-        settings.threads or physical_cores(),
-    )
-
-
-def _whisper_or_not(folder: Path) -> None:
-    """Raises MissingModel or ArtefactError where a folder holds no Whisper model."""
-    if not (folder / _CONFIG).is_file():
-        raise MissingModel(f"{folder} holds no model: it has no {_CONFIG}")
-    try:
-        kind = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtefactError(f"{folder / _CONFIG} is damaged ({error!r}): restore it") from error
-    _only_whisper(kind)
-
-
-def _only_whisper(kind: Any) -> None:
-    if kind != "whisper":
-        raise ArtefactError(f"it is a model of type {kind}; transcribed is by Whisper, such as openai/whisper-small")
-
-
-class Unwanted(Exception):
-    """Raised between two forward passes once nobody waits for a recording's text any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +39,13 @@ class Order:
     draft: Source | None
 
 
+def engine_of(source: Source) -> WhisperEngine:
+    """Loaded, or shared with others who name it alike. Raises MissingDependency, MissingModel, ArtefactError."""
+    engine = shared(source.key, lambda: WhisperEngine(source))
+    assert isinstance(engine, WhisperEngine)
+    return engine
+
+
 class WhisperEngine(Engine):
     """Feature extractor, tokenizer and weights. A job's request has `recordings` and `order`.
 
@@ -127,7 +57,7 @@ class WhisperEngine(Engine):
         """Load. Raises MissingDependency, MissingModel, ArtefactError."""
         super().__init__(source.name)
         self._threads, self._dtype = source.threads, source.dtype
-        self._drafts: dict[Source, _Draft | str] = {}  # or why it cannot draft
+        self._drafts: dict[Source, Draft | str] = {}  # or why it cannot draft
         self._torch, self._transformers = _library("torch"), _library("transformers")
         self._use_threads()
         logging.getLogger("transformers.generation.utils").addFilter(_worth_saying)
@@ -136,7 +66,7 @@ class WhisperEngine(Engine):
         if source.folder is None:
             where = {
                 "revision": source.revision,
-                "local_files_only": not must_fetch(source.name, source.revision, _CONFIG),
+                "local_files_only": not must_fetch(source.name, source.revision, CONFIG),
             }
         try:
             with warnings.catch_warnings():
@@ -161,7 +91,7 @@ class WhisperEngine(Engine):
             )
 
     def _read(self, name: str, where: Mapping[str, Any]) -> None:
-        _only_whisper(self._transformers.AutoConfig.from_pretrained(name, **where).model_type)
+        only_whisper(self._transformers.AutoConfig.from_pretrained(name, **where).model_type)
         self._extractor = self._transformers.WhisperFeatureExtractor.from_pretrained(name, **where)
         self._tokenizer = self._transformers.WhisperTokenizer.from_pretrained(name, **where)
         self._model: Any = self._transformers.WhisperForConditionalGeneration.from_pretrained(
@@ -170,7 +100,7 @@ class WhisperEngine(Engine):
         if self._extractor.sampling_rate != RATE:
             raise ArtefactError(f"it hears {self._extractor.sampling_rate} samples a second, and Whisper {RATE}")
 
-        self._ear = _Ear(self._model.get_encoder())
+        self._ear = Ear(self._model.get_encoder())
 
     @property
     def window(self) -> float:
@@ -203,7 +133,7 @@ class WhisperEngine(Engine):
         plain = language.lower().strip("<|>")
         return str(TO_LANGUAGE_CODE.get(plain, plain))
 
-    def prepare(self, draft: Source | None) -> _Draft | None:
+    def prepare(self, draft: Source | None) -> Draft | None:
         """Load the draft model, if any, and time passes. Raises ArtefactError where this model or pair cannot."""
         if (fault := self._fault) is not None:
             raise ArtefactError(f"{self.name} cannot speculate: {fault}")
@@ -211,13 +141,13 @@ class WhisperEngine(Engine):
         if draft is None:
             return None
         if draft not in self._drafts:
-            self._drafts[draft] = self._paired(draft.engine())
+            self._drafts[draft] = self._paired(engine_of(draft))
         found = self._drafts[draft]
         if isinstance(found, str):
             raise ArtefactError(f"{draft.name} cannot draft for {self.name}: {found}")
         return found
 
-    def _paired(self, other: WhisperEngine) -> _Draft | str:
+    def _paired(self, other: WhisperEngine) -> Draft | str:
         from dynflow.nodes.transcribe.hearing import pair_fault, same_encoder
 
         fault = pair_fault(self._model, other._model, self._tokenizer, other._tokenizer)
@@ -226,7 +156,7 @@ class WhisperEngine(Engine):
         hears_alike = same_encoder(self._model, other._model)
         if hears_alike:  # the larger half of both models: once in memory is enough
             other._model.model.encoder, other._ear = self._model.get_encoder(), self._ear
-        return _Draft(other, hears_alike)
+        return Draft(other, other._model, other._ear, hears_alike)
 
     @cached_property
     def _fault(self) -> str | None:
@@ -280,7 +210,7 @@ class WhisperEngine(Engine):
             end=end[0] if isinstance(end, list) else end,
             first=first,
         )
-        decoding = _Windows(self._speculator, order.asked, writer, lambda: job.wanted, self._ear, draft)
+        decoding = Windows(self._speculator, order.asked, writer, lambda: job.wanted, self._ear, draft)
         try:
             [found] = self._generate([recording], order, job, custom_generate=decoding)
         finally:
@@ -294,7 +224,8 @@ class WhisperEngine(Engine):
         """By transformers' own loop."""
 
         def unwanted(ids: Any, scores: Any, **_: Any) -> Any:  # noqa: ARG001
-            _check(job)
+            if not job.wanted:
+                raise Unwanted
             return ids.new_zeros((ids.shape[0],)).bool()
 
         found = self._generate(recordings, order, job, stopping_criteria=[unwanted])
@@ -322,7 +253,7 @@ class WhisperEngine(Engine):
             attention_mask=heard.attention_mask.to(self._model.device),
             return_timestamps=order.timestamps,
             return_segments=True,
-            monitor_progress=_Progress(job),
+            monitor_progress=Progress(job),
             **language,
             **how,
         )
@@ -337,130 +268,8 @@ class WhisperEngine(Engine):
             self._torch.set_num_threads(self._threads)
 
 
-class _Ear:
-    """Has an encoder run once for a window that is encoded twice, first to tell the language; apart in each thread."""
-
-    def __init__(self, encoder: Any) -> None:
-        self._own = threading.local()
-        encode, place = type(encoder).forward, weakref.ref(encoder)  # a cycle would keep the model when nobody does
-
-        def once(input_features: Any, *args: Any, **options: Any) -> Any:
-            if self.features is None or not _alike(self.features, input_features):
-                self._own.encoded = encode(place(), input_features, *args, **options)
-                self._own.features = input_features
-            return self._own.encoded
-
-        encoder.forward = once
-
-    @property
-    def features(self) -> Any:
-        """What was encoded last, (recordings, mel bands, frames)."""
-        return getattr(self._own, "features", None)
-
-    def forget(self) -> None:
-        """Keep nothing."""
-        self._own.features = self._own.encoded = None
-
-
-def _alike(one: Any, other: Any) -> bool:
-    return one.shape == other.shape and bool((one == other).all())
-
-
-class _Draft:
-    """A Whisper model that drafts for another; where both hear alike, only the target's encoder is run."""
-
-    def __init__(self, engine: WhisperEngine, hears_alike: bool) -> None:
-        self._engine = engine
-        self._hears_alike = hears_alike
-
-    def forget(self) -> None:
-        """The recording is over."""
-        self._engine._ear.forget()
-
-    def listener(self, features: Any, heard: Any) -> Any:
-        """It, for one window: `features` as the target's encoder got them, and `heard` as it gave them."""
-        from dynflow.nodes.transcribe.hearing import Listener
-
-        model = self._engine._model
-        if self._hears_alike:
-            return Listener(model, lambda: heard)
-        return Listener(model, lambda: model.get_encoder()(features.to(model.dtype)))
-
-
-class _Windows:
-    """The decoding of one recording, given to `generate` as `custom_generate`: called for one window after another."""
-
-    def __init__(
-        self,
-        speculator: Speculator,
-        asked: Asked,
-        writer: Writer,
-        wanted: Callable[[], bool],
-        ear: _Ear,
-        draft: _Draft | None,
-    ) -> None:
-        self._speculator, self._asked, self._writer, self._wanted = speculator, asked, writer, wanted
-        self._ear, self._draft = ear, draft
-        self.statistics: list[Speculation] = []
-
-    def __call__(
-        self,
-        model: Any,
-        input_ids: Any,
-        logits_processor: Any = None,
-        stopping_criteria: Any = None,
-        generation_config: Any = None,
-        **model_kwargs: Any,
-    ) -> Any:
-        """Prompt and tokens of a window, (1, length). Raises Unwanted."""
-        from transformers import DynamicCache
-
-        from dynflow.nodes.transcribe.hearing import Listener
-
-        heard = model_kwargs["encoder_outputs"]
-        draft = None if self._draft is None else self._draft.listener(self._ear.features, heard)
-        decoding = self._speculator.decoding(self._asked, self._writer, self._wanted, draft)
-        ids = decoding(
-            Listener(model, lambda: heard),
-            input_ids,
-            logits_processor,
-            stopping_criteria,
-            generation_config,
-            past_key_values=DynamicCache(config=model.config),
-        )
-        if not self._wanted():
-            raise Unwanted
-        self._writer.end_window()
-        self.statistics.append(decoding.statistics())
-        self._speculator.learn(self._asked.flow, ids[0, input_ids.shape[1] :].tolist())
-        return ids
-
-
-class _Progress:
-    """Hears before each window how far `generate` is, in frames, (recordings, 2). Raises Unwanted, NodeFailed."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._last: list[Any] = []
-
-    def __call__(self, places: Any) -> None:
-        _check(self._job)
-        now = places.tolist()
-        if now == self._last:  # greedy decoding would hear the same window for ever
-            raise NodeFailed(
-                f"Whisper does not get on: at {now[0][0] / 100:.2f} s it ends a segment where it begins; "
-                "set `timestamps: false`, for recordings of one window, or take another model"
-            )
-        self._last = now
-
-
 def _worth_saying(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(_SAID_BY_ITSELF)
-
-
-def _check(job: Job) -> None:
-    if not job.wanted:
-        raise Unwanted
 
 
 def _short(error: Exception) -> str:

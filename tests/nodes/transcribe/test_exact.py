@@ -28,17 +28,19 @@ def samples(seconds: float, seed: int = 0) -> Any:
     return numpy.array(sound(seconds, seed), dtype=numpy.float32) / 32768
 
 
-def engine_of(folder: Path, dtype: str = "float32") -> Any:
-    from dynflow.nodes.transcribe.whisper import Source
+def engine_in(folder: Path) -> Any:
+    from dynflow.nodes.transcribe.source import Source
+    from dynflow.nodes.transcribe.whisper import engine_of
 
-    return Source(str(folder), folder, "main", dtype, 1).engine()
+    return engine_of(Source(str(folder), folder, "main", "float32", 1))
 
 
 def transcribed(
     engine: Any, *heard: Any, timestamps: bool = True, draft: Path | None = None, language: str | None = None
 ) -> tuple[list[Transcript], str]:
     """What an engine says of recordings, and the text that came meanwhile."""
-    from dynflow.nodes.transcribe.whisper import Order, Source
+    from dynflow.nodes.transcribe.source import Source
+    from dynflow.nodes.transcribe.whisper import Order
 
     source = None if draft is None else Source(str(draft), draft, "main", "float32", 1)
     asked = Asked(("draft_model",) if draft else None, None, str(draft) if draft else None)
@@ -90,7 +92,7 @@ def test_tokens_are_those_of_generate(
     tokenizer, wanted = stock(folder, seconds, seed, timestamps)
     texts = [tokenizer.decode(each["tokens"], skip_special_tokens=True) for each in wanted]
     drafting = None if draft == "lookup" else whispers(f"{draft}{seed}")
-    [found], streamed = transcribed(engine_of(folder), heard, timestamps=timestamps, draft=drafting)
+    [found], streamed = transcribed(engine_in(folder), heard, timestamps=timestamps, draft=drafting)
     assert tokens == [each["tokens"].tolist() for each in wanted]
     told = found.speculation
     assert (told.exactness, told.dtype, told.fallback) == ("exact_greedy", "float32", None)
@@ -115,12 +117,12 @@ def test_text_is_that_of_the_pipeline(whispers: Folder, seconds: float, timestam
         device="cpu",
     )
     wanted = pipe(heard.copy(), return_timestamps=timestamps, generate_kwargs={"task": "transcribe", "num_beams": 1})
-    [found], _ = transcribed(engine_of(folder), heard, timestamps=timestamps)
+    [found], _ = transcribed(engine_in(folder), heard, timestamps=timestamps)
     assert found.text == wanted["text"].lstrip()
 
 
 def test_a_plain_batch_says_what_each_says_alone(whispers: Folder) -> None:
-    engine = engine_of(whispers("target0"))
+    engine = engine_in(whispers("target0"))
     heard = [samples(1.5, 1), samples(1.0, 2), samples(2.0, 3)]
     together, streamed = transcribed(engine, *heard)
     alone = [transcribed(engine, each)[0][0] for each in heard]
@@ -134,7 +136,7 @@ def test_a_plain_batch_says_what_each_says_alone(whispers: Folder) -> None:
 def test_the_encoder_runs_once_for_a_window(whispers: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     import dynflow.nodes.transcribe.whisper as module
 
-    engine = engine_of(whispers("target0"))
+    engine = engine_in(whispers("target0"))
     runs: list[int] = []
     hook = engine._model.get_encoder().layers[0].register_forward_hook(lambda *_: runs.append(1))
     windows: list[int] = []
@@ -147,6 +149,6 @@ def test_the_encoder_runs_once_for_a_window(whispers: Folder, monkeypatch: pytes
 def test_a_language_that_is_given_is_not_guessed(whispers: Folder, tokens: list[list[int]]) -> None:
     folder, heard = whispers("target0"), samples(1.5)
     _, wanted = stock(folder, 1.5, 0, True, language="fr")
-    [found], _ = transcribed(engine_of(folder), heard, language="French")
+    [found], _ = transcribed(engine_in(folder), heard, language="French")
     assert found.language == "fr"
     assert tokens == [each["tokens"].tolist() for each in wanted]

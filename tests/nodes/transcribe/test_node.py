@@ -107,9 +107,10 @@ def test_called_off_it_stops_before_the_next_pass(whispers: Folder, count: int) 
     import numpy
 
     from dynflow.nodes.transcribe.audio import Recording
-    from dynflow.nodes.transcribe.whisper import Order, Source
+    from dynflow.nodes.transcribe.source import Source
+    from dynflow.nodes.transcribe.whisper import Order, engine_of
 
-    engine = Source("tiny", whispers("target0"), "main", "float32", 1).engine()
+    engine = engine_of(Source("tiny", whispers("target0"), "main", "float32", 1))
     heard = Recording(numpy.array(sound(1.5), dtype=numpy.float32) / 32768)
     events: list[Any] = []
     order = Order(True, None, "transcribe", Asked(), None)
@@ -127,13 +128,43 @@ def test_called_off_it_stops_before_the_next_pass(whispers: Folder, count: int) 
     assert not any("transcripts" in event for event in events)
 
 
+def test_called_off_while_a_draft_model_hears_it_stops(whispers: Folder) -> None:
+    import numpy
+
+    from dynflow.nodes.transcribe.audio import Recording
+    from dynflow.nodes.transcribe.source import Source
+    from dynflow.nodes.transcribe.whisper import Order, engine_of
+
+    engine, draft = (Source(name, whispers(name), "main", "float32", 1) for name in ("target0", "kin0"))
+    target, drafting = engine_of(engine), engine_of(draft)
+    events: list[Any] = []
+    order = Order(True, None, "transcribe", Asked(draft="kin0"), draft)
+    heard = Recording(numpy.array(sound(1.0), dtype=numpy.float32) / 32768)
+    job = Job({"recordings": [heard], "order": order}, events.append)
+    since: list[int] = []
+
+    def cancel(*_: Any) -> None:
+        job.cancelled = True
+
+    hooks = [drafting._model.get_encoder().register_forward_hook(cancel)]
+    for model in (target._model, drafting._model):
+        hooks.append(model.get_decoder().register_forward_hook(lambda *_: since.append(job.cancelled)))
+    target.serve(job)
+    for hook in hooks:
+        hook.remove()
+    assert job.cancelled
+    assert not any(since)
+    assert events == []
+
+
 async def test_a_stream_that_is_left_stops_the_model(whispers: Folder) -> None:
-    from dynflow.nodes.transcribe.whisper import Source
+    from dynflow.nodes.transcribe.source import Source
+    from dynflow.nodes.transcribe.whisper import engine_of
 
     folder = whispers("target0")
     flow = loads(text(folder))
     whole = flow.run(message(wav(LONG))).trace.visits[0].values["passes"]
-    engine = Source(str(folder), folder, "main", "float32", 1).engine()
+    engine = engine_of(Source(str(folder), folder, "main", "float32", 1))
     passes: list[int] = []
     hook = engine._model.get_decoder().register_forward_hook(lambda *_: passes.append(1))
     stream = flow.astream(message(wav(LONG)))
@@ -259,12 +290,13 @@ def test_on_the_command_line_a_file_is_heard(whispers: Folder, tmp_path: Path) -
 
 
 def test_dropping_the_flow_frees_the_model(whispers: Folder) -> None:
-    from dynflow.nodes.transcribe.whisper import Source
+    from dynflow.nodes.transcribe.source import Source
+    from dynflow.nodes.transcribe.whisper import engine_of
 
     folder = whispers("target1")
     flow = loads(text(folder))
     flow.warm_up()
-    model = weakref.ref(Source(str(folder), folder, "main", "float32", 1).engine())
+    model = weakref.ref(engine_of(Source(str(folder), folder, "main", "float32", 1)))
     assert model() is not None
     flow.close()
     gc.collect()

@@ -38,7 +38,6 @@ def steps(
     text_column: str | None,
     captions: int | None,
     counts: str,
-    threads: int | None,
     **given: Any,
 ) -> None:
     """Learn from whole runs of a diffusion pipeline how many steps a prompt needs.
@@ -59,13 +58,12 @@ def steps(
 
     try:
         from dynflow.nodes.adaptive_diffusion.train import train
-        from dynflow.nodes.adaptive_diffusion.training.prompts import prompts_of, use_threads
+        from dynflow.nodes.adaptive_diffusion.training.prompts import prompts_of
     except ModuleNotFoundError as error:
         raise MissingDependency(str(error.name), 'pip install "dynflow[diffusers]"') from error
-    named = ("model", "revision", "device", "dtype", "offload")
+    named = ("model", "revision", "device", "dtype", "offload", "threads")
     entry = {name: value for name in named if (value := given.pop(name)) is not None}
     settings = ModelSettings.model_validate({"provider": "diffusers", **entry})
-    use_threads(threads)
     with progress_bars() as progress:
         report = train(
             settings,

@@ -29,7 +29,8 @@ def decode(pipeline: Any, latents: torch.Tensor, look: Look) -> NDArray[np.float
     """
     if getattr(pipeline, "vae", None) is None:  # in pixel space
         return np.asarray(pipeline.image_processor.postprocess(latents, output_type="np"), np.float32)
-    return np.concatenate([_decoded(pipeline, part, look) for part in latents.split(_AT_ONCE)])
+    parts = (latents[start : start + _AT_ONCE] for start in range(0, len(latents), _AT_ONCE))
+    return np.concatenate([_decoded(pipeline, part, look) for part in parts])
 
 
 def _decoded(pipeline: Any, latents: torch.Tensor, look: Look) -> NDArray[np.float32]:

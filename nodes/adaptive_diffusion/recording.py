@@ -55,6 +55,8 @@ def record(
     progress(done, total, LABEL)
     if missing:
         shared = loaded(located(settings, folder), folder)
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
         with shared.turn:
             size = batch or _AT_ONCE["cpu" if shared.pipeline.device.type == "cpu" else "gpu"]
             for start in range(0, len(missing), size):

@@ -25,11 +25,3 @@ def prompts_of(
     from dynflow.nodes.adaptive_diffusion.shapes.scenes import draw_captions
 
     return [caption.text() for caption in draw_captions(captions, part, seed=0)]
-
-
-def use_threads(count: int | None) -> None:
-    """CPU threads of all that follows; None: as PyTorch chooses."""
-    import torch
-
-    if count is not None:
-        torch.set_num_threads(count)

@@ -133,6 +133,7 @@ class SpeculativeDecoding:
         name = plan.drafter
         if name is None:
             return plan, Proposal(), proposals
+        self._used[self._drafters[name].option] = None
         if name in proposals:
             whole = proposals[name]
             proposal = Proposal(whole.tokens[: plan.tokens], whole.evidence)
@@ -142,7 +143,6 @@ class SpeculativeDecoding:
             self._controller.learn_drafting(name, len(proposal.tokens), time.perf_counter() - began)
             proposals[name] = proposal
             plan = Plan(name, len(proposal.tokens))
-        self._used[name] = None
         return plan, proposal, proposals
 
     def _ask(self, drafter: Drafter, text: list[int], limit: int) -> Proposal:

@@ -19,7 +19,7 @@ class DraftModel:
     `wanted` is asked before each pass: where it says no, the draft ends there.
     """
 
-    name = "draft_model"
+    name = option = "draft_model"
     free = False
 
     def __init__(self, model: Any, vocabulary: int, temperature: float | None, wanted: Callable[[], bool]) -> None:

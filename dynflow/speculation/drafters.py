@@ -22,9 +22,11 @@ class Proposal:
 
 
 class Drafter(Protocol):
-    """Proposes tokens. `name` is what options and statistics call it; one that is `free` is asked at every step."""
+    """Proposes tokens. Options and statistics call it by its `option`, the controller knows it by its `name`; one that
+    is `free` is asked at every step."""
 
     name: str
+    option: str
     free: bool
 
     def draft(self, tokens: Sequence[int], limit: int) -> Proposal:
@@ -37,7 +39,7 @@ class PromptLookup:
     One per request, of its automaton, which `FirstLookup` can share.
     """
 
-    name = "prompt_lookup"
+    name = option = "prompt_lookup"
     free = True
 
     def __init__(self, automaton: SuffixAutomaton | None = None) -> None:
@@ -64,7 +66,7 @@ class NgramCache:
     Holds at most `size` contexts; those not met for longest go first. Shared by the requests of one engine.
     """
 
-    name = "ngram_cache"
+    name = option = "ngram_cache"
     free = True
     contexts = (4, 3, 2)
     """Tokens of context, longest first."""

@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from dynflow.speculation.draft_model import DraftModel
-from dynflow.speculation.drafters import NgramCache, PromptLookup, Proposal
+from dynflow.speculation.drafters import FirstLookup, NgramCache, PromptLookup, Proposal
 from tests.speculation.tiny import VOCABULARY, Tokens, generate, speculating, tiny_llama
 
 
@@ -31,7 +31,7 @@ def prompts(count: int) -> list[list[int]]:
 class Wrong:
     """Drafts what is hardly ever right."""
 
-    name = "prompt_lookup"
+    name = option = "prompt_lookup"
     free = True
 
     def draft(self, tokens: Sequence[int], limit: int) -> Proposal:
@@ -100,6 +100,12 @@ def test_a_draft_model_that_is_the_target_is_always_right(llama: Any) -> None:
     assert told.accepted == told.drafted > 20
     assert told.drafters == ("draft_model",)
     assert told.passes < 8
+
+
+def test_who_drafted_is_told_as_options_name_it(llama: Any) -> None:
+    decoding = speculating([FirstLookup()])
+    generate(llama, prompts(1)[0] * 2, decoding)
+    assert decoding.statistics().drafters == ("prompt_lookup",)
 
 
 def test_a_drafter_that_fails_is_left_out(llama: Any) -> None:

@@ -21,7 +21,7 @@ from dynflow.language.references import Reference
 from dynflow.language.spec import Role
 from dynflow.language.types import PortType, integer, number
 from dynflow.ledger import Compute, Usage
-from dynflow.node import AnswerType, BuildScope, Call, Cancelled, Finding, ModelName, Node, NodeOptions, Output
+from dynflow.node import AnswerType, BuildScope, Call, Cancelled, Finding, ModelName, Node, NodeOptions, Output, Takes
 from dynflow.nodes.adaptive_diffusion.deciders import Account, BudgetOfSeconds, BudgetOfSteps, Converge
 
 if TYPE_CHECKING:
@@ -134,8 +134,9 @@ class AdaptiveDiffusion(Node):
         strength: FiniteFloat | None = Field(
             default=None, description="begin with the request's image, and redraw this share of its noise, 0…1"
         )
-        image: Any = Field(
-            default=None, description="what `strength` redraws; default: the image in the last user turn"
+        image: Annotated[Reference | str | None, Takes(("image", "string", "message", "messages", "record"))] = Field(
+            default=None,
+            description="what `strength` redraws: an image, or a file's path; default: that in the last user turn",
         )
         seed: int | None = Field(default=None, ge=0, lt=2**63, description="of the noise; default: a new one each time")
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoPipelineForImage2Image
 
 from dynflow.errors import ArtefactError, DynflowError, InputError, NodeFailed, RefusedByModel
 from dynflow.node import Cancelled
@@ -107,6 +106,8 @@ def redrawing(pipeline: Any) -> Any:
     """A pipeline of the same parts that begins with an image. Raises InputError where diffusers has none."""
     if {"image", "strength"} <= inspect.signature(type(pipeline).__call__).parameters.keys():
         return pipeline
+    from diffusers import AutoPipelineForImage2Image  # takes seconds: it reads the code of every pipeline
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about its configuration, as where it was loaded

@@ -12,6 +12,7 @@ Severity = Literal["error", "warning"]
 _SHOWN_WIDTH = 160
 _TEXT_LENGTH = 600
 _MOST_CHOICES = 200
+_FEW = 16  # choices that are all told; the built-in node types are among them
 _MOST_PROBLEMS = 1_000
 _LONGEST_WORD = 64
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
@@ -219,4 +220,4 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     if near:
         return f" (did you mean {near[0]!r}?)"
-    return f" (expected one of: {', '.join(choices)})" if 0 < len(choices) <= 12 else ""
+    return f" (expected one of: {', '.join(choices)})" if 0 < len(choices) <= _FEW else ""

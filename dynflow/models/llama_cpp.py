@@ -96,7 +96,11 @@ class LlamaCppChat(LocalChat):
             options.setdefault("top_logprobs", 1)  # else llama.cpp lists twenty per token
         # `return_progress` gives an event per batch of the prompt, where a cancelled request can stop.
         streamed = {"stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
-        return {**super()._request(messages, options), **streamed}
+        request = {**super()._request(messages, options), **streamed}
+        if "seed" in request:
+            # What earlier requests left of a prompt was read in other batches, and rounded otherwise: draws tip over.
+            request["cache_prompt"] = False
+        return request
 
     def _checked(self, event: Mapping[str, Any] | Exception) -> Mapping[str, Any]:
         if isinstance(event, Exception):  # llama.cpp raises on reading a request, and reports what fails later

@@ -30,6 +30,10 @@ from dynflow.models.store import create
 NAME = "embedded/smollm2-135m-instruct"
 SPIDER = "How many legs has a spider?"
 STORY = "Tell me a very long story about a ship."
+LONG = (
+    "The harbour of Westmouth closed on Monday after a crane fell across the main pier. Nobody was hurt, but two "
+    "barges were damaged and a warehouse lost part of its roof. The harbour master said that repairs would take long."
+)
 
 
 def chat(**settings: Any) -> LlamaCppChat:
@@ -117,6 +121,18 @@ def test_the_same_seed_gives_the_same_text(small: LlamaCppChat) -> None:
     warm = [small.invoke(STORY, temperature=1.2, seed=seed).text for seed in (7, 7, 8)]
     assert warm[0] == warm[1] != warm[2]
     assert small.invoke(STORY).text == small.invoke(STORY).text
+
+
+def test_a_seed_holds_whatever_was_asked_before(small: LlamaCppChat) -> None:
+    """What an earlier request leaves of a prompt in the cache was rounded otherwise."""
+    prompt = f"Tell it again in other words: {LONG}"
+
+    def drawn() -> list[str]:
+        return [small.invoke(prompt, temperature=1.0, seed=seed, max_tokens=24).text for seed in range(8)]
+
+    first = drawn()
+    small.invoke(STORY, max_tokens=1)
+    assert drawn() == first
 
 
 def test_log_probabilities(small: LlamaCppChat) -> None:

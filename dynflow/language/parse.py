@@ -195,7 +195,7 @@ def _report(
     if "[key]" in loc:
         source.report("bad_name", _message(fault), full, key=True)
     elif kind == "extra_forbidden":
-        hint = did_you_mean(name, known_keys(model, path[:-1]))
+        hint = "" if source.is_full else did_you_mean(name, known_keys(model, path[:-1]))
         if path[:1] == ("edges",):
             hint += "; a `when` with , [ ] { } # or ': ' must be quoted"
         source.report("unknown_key", f"{name!r} is not known here{hint or ': remove it'}", full, key=True)

@@ -167,6 +167,11 @@ class Source:
         if self._count[severity] <= _MOST_PROBLEMS:
             self.problems.append(self.problem(code, text, place, severity))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether further errors are only counted, so that nobody need look for good words."""
+        return self._count["error"] >= _MOST_PROBLEMS
+
     def errors(self) -> list[Problem]:
         """The problems that make the graph unusable, in the order of the text."""
         return [problem for problem in self.sorted() if problem.severity == "error"]

@@ -6,7 +6,6 @@ Our own adapter: ChatHuggingFace has no async and no usage, echoes the prompt, a
 from __future__ import annotations
 
 import importlib
-import logging
 import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from dynflow.models.cores import physical_cores
 from dynflow.models.dequantised import load_kept
 from dynflow.models.embedded import PREFIX, resolve_model_file
 from dynflow.models.engine import Engine, Job, shared
+from dynflow.models.hub import must_fetch
 from dynflow.models.local import LocalChat
 from dynflow.models.stop_texts import StopTexts
 from dynflow.speculation.asked import Asked
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 _MAX_TOKENS = 1024  # of an answer, unless set
 _DRAFT = "draft"  # in a request: the source of the draft model that it asks for
-_HUB_SECONDS = 10.0  # how long the hub may take to say whether it has a model
 
 
 class TransformersChat(LocalChat):
@@ -115,7 +114,7 @@ class TransformersEngine(Engine):
         self._torch, self._transformers = _library("torch"), _library("transformers")
         self._torch.set_num_threads(threads)
         if "revision" in source:
-            source = {**source, "local_files_only": not _hub_has(name, source["revision"])}
+            source = {**source, "local_files_only": not must_fetch(name, source["revision"], "config.json")}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -288,26 +287,6 @@ class _Streamer:
 
     def end(self) -> None:
         """Called when the generation is over."""
-
-
-def _hub_has(name: str, revision: str) -> bool:
-    """Whether to fetch a model from the hub: False where its cache holds it. Raises MissingModel.
-
-    The hub is asked once and briefly, for transformers itself tries for a minute, and says so on the terminal.
-    """
-    hub = _library("huggingface_hub")
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    try:
-        if isinstance(hub.try_to_load_from_cache(name, "config.json", revision=revision), str):
-            return False
-        hub.HfApi().model_info(name, revision=revision, timeout=_HUB_SECONDS)
-    except Exception as error:  # offline, unknown, gated, misspelt: the hub has an error for each, and so has httpx
-        reason = str(error).strip().partition("\n")[0]
-        raise MissingModel(
-            f"no model {name!r}: there is no such folder, the hub's cache does not hold it, and the hub cannot be "
-            f"asked ({reason}); give a local folder, embedded/<name>, or the name of a model on the hub while online"
-        ) from error
-    return True
 
 
 def _library(name: str) -> ModuleType:

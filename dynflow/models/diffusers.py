@@ -5,7 +5,6 @@ Loading only: how a pipeline is run is the business of the node that draws with 
 
 from __future__ import annotations
 
-import importlib
 import json
 import threading
 import warnings
@@ -13,16 +12,15 @@ import weakref
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from dynflow.errors import ArtefactError, MissingDependency, MissingModel
 from dynflow.models.apart import apart
 from dynflow.models.hub import must_fetch
+from dynflow.models.libraries import in_short, library
 from dynflow.models.settings import ModelSettings
 
 INDEX = "model_index.json"
-_SHOWN = 300
 """Characters of a library's reason why a pipeline does not load."""
 
 
@@ -87,7 +85,7 @@ def _load_once(
 
 
 def _read(settings: ModelSettings, source: str, remote: bool, cls: type[Any] | None) -> Any:
-    torch, diffusers = _library("torch"), _library("diffusers")
+    torch, diffusers = library("torch", "diffusers"), library("diffusers", "diffusers")
     revision = settings.revision or "main"
     where = {"revision": revision, "local_files_only": not must_fetch(source, revision, INDEX)} if remote else {}
     try:
@@ -98,13 +96,13 @@ def _read(settings: ModelSettings, source: str, remote: bool, cls: type[Any] | N
             )
     except ImportError as error:
         raise MissingDependency(
-            f"a package that {settings.model} needs ({_short(error)})", 'pip install "dynflow[diffusers]"'
+            f"a package that {settings.model} needs ({in_short(error)})", 'pip install "dynflow[diffusers]"'
         ) from error
     except OSError as error:
         kind = MissingModel if remote else ArtefactError
-        raise kind(f"diffusers finds no whole pipeline in {settings.model}: {_short(error)}") from error
+        raise kind(f"diffusers finds no whole pipeline in {settings.model}: {in_short(error)}") from error
     except Exception as error:  # a damaged file raises whatever the library that reads it likes
-        raise ArtefactError(f"diffusers cannot load {settings.model}: {_short(error)}") from error
+        raise ArtefactError(f"diffusers cannot load {settings.model}: {in_short(error)}") from error
 
 
 @contextmanager
@@ -123,7 +121,7 @@ def _quiet() -> Iterator[None]:
 
 def _placed(pipeline: Any, settings: ModelSettings) -> Any:
     """The pipeline on its device. Raises ArtefactError for a device that is not there."""
-    torch = _library("torch")
+    torch = library("torch", "diffusers")
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         if settings.offload == "model":
@@ -133,18 +131,6 @@ def _placed(pipeline: Any, settings: ModelSettings) -> Any:
         else:
             pipeline = pipeline.to(device)
     except (RuntimeError, AssertionError, ValueError, ImportError) as error:
-        reason = f"{settings.model} cannot be put on the device {device!r}: {_short(error)}"
+        reason = f"{settings.model} cannot be put on the device {device!r}: {in_short(error)}"
         raise ArtefactError(f"{reason}; set its `device`, `dtype` or `offload` to what this machine has") from error
     return pipeline
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
-def _library(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingDependency(name, 'pip install "dynflow[diffusers]"') from error

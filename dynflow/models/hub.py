@@ -10,8 +10,10 @@ from dynflow.errors import MissingDependency, MissingModel
 _SECONDS = 10.0  # how long the hub may take to say whether it has a model
 
 
-def must_fetch(name: str, revision: str, file: str) -> bool:
+def must_fetch(name: str, revision: str, file: str, embedded: bool = False) -> bool:
     """Whether a model's files come from the hub: False where its cache on this machine holds `file` of them.
+
+    `embedded`: there are models of this kind that dynflow brings, which the error then names too.
 
     Asked by ourselves, for the libraries try for a minute, and say so on the terminal. Raises MissingModel where
     neither the cache nor the hub has it, MissingDependency without `huggingface_hub`.
@@ -29,6 +31,7 @@ def must_fetch(name: str, revision: str, file: str) -> bool:
         reason = str(error).strip().partition("\n")[0]
         raise MissingModel(
             f"no model {name!r}: there is no such folder, the hub's cache does not hold it, and the hub cannot be "
-            f"asked ({reason}); give a local folder, or the name of a model on the hub while online"
+            f"asked ({reason}); give a local folder, {'embedded/<name>, ' if embedded else ''}or the name of a model "
+            "on the hub while online"
         ) from error
     return True

@@ -5,13 +5,11 @@ Our own adapter: ChatHuggingFace has no async and no usage, echoes the prompt, a
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from langchain_core.exceptions import ContextOverflowError, ModelInvalidRequestError
@@ -23,6 +21,7 @@ from dynflow.models.dequantised import load_kept
 from dynflow.models.embedded import PREFIX, resolve_model_file
 from dynflow.models.engine import Engine, Job, shared
 from dynflow.models.hub import must_fetch
+from dynflow.models.libraries import library
 from dynflow.models.local import LocalChat
 from dynflow.models.stop_texts import StopTexts
 from dynflow.speculation.asked import Asked
@@ -111,10 +110,13 @@ class TransformersEngine(Engine):
         super().__init__(name)
         self._dtype = dtype
         self._drafts: dict[Hashable, TransformersEngine | str] = {}  # or why it cannot draft
-        self._torch, self._transformers = _library("torch"), _library("transformers")
+        self._torch, self._transformers = library("torch", "transformers"), library("transformers", "transformers")
         self._torch.set_num_threads(threads)
         if "revision" in source:
-            source = {**source, "local_files_only": not must_fetch(name, source["revision"], "config.json")}
+            source = {
+                **source,
+                "local_files_only": not must_fetch(name, source["revision"], "config.json", embedded=True),
+            }
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -287,10 +289,3 @@ class _Streamer:
 
     def end(self) -> None:
         """Called when the generation is over."""
-
-
-def _library(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise MissingDependency(name, 'pip install "dynflow[transformers]"') from error

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dynflow.errors import ArtefactError, DynflowError, InputError, NodeFailed, RefusedByModel
+from dynflow.models.libraries import in_short
 from dynflow.node import Cancelled
 from dynflow.nodes.adaptive_diffusion.deciders import Decision
 from dynflow.nodes.adaptive_diffusion.steering import Steering, leaves
@@ -21,7 +22,6 @@ from dynflow.nodes.adaptive_diffusion.steering import Steering, leaves
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_SHOWN = 300
 """Characters of a library's reason why it did not draw."""
 
 
@@ -172,7 +172,7 @@ def _in_memory(
             drawn = [error] * len(part)
         except Exception as error:
             if not _out_of_memory(error):
-                drawn = [NodeFailed(f"{type(pipeline).__name__} drew nothing: {_short(error)}")] * len(part)
+                drawn = [NodeFailed(f"{type(pipeline).__name__} drew nothing: {in_short(error)}")] * len(part)
             else:
                 failed = "memory"
         # Out of the handler: an error holds the frames that hold the memory.
@@ -290,8 +290,3 @@ def _out_of_memory(error: Exception) -> bool:
 def _free() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-import importlib
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from dynflow.errors import InputError, MissingDependency
+from dynflow.errors import InputError
+from dynflow.models.libraries import library
 from dynflow.request import Request
 
 RATE = 16_000
@@ -136,7 +135,7 @@ def _of_file(path: Path) -> Recording:
 
 def _decoded(file: Any, name: str) -> Recording:
     """The samples of a file of any format that libsndfile reads, some seconds at a time."""
-    soundfile = _library("soundfile")
+    soundfile = library("soundfile", "transcribe")
     if not file.read(1):
         raise InputError(f"{name} is empty: it has no bytes")
     file.seek(0)
@@ -157,7 +156,7 @@ def _decoded(file: Any, name: str) -> Recording:
 
 def _resampled(given: Mapping[str, Any]) -> Recording:
     """Of an array of samples (samples,) or (channels, samples) with its `sampling_rate`, as data sets have it."""
-    numpy = _library("numpy")
+    numpy = library("numpy", "transcribe")
     try:
         samples = numpy.asarray(given.get("array", given.get("raw")), dtype=numpy.float32)
         rate = int(given["sampling_rate"])
@@ -180,8 +179,10 @@ class _Reader:
         if not low <= rate <= high:
             raise InputError(f"{name} has {rate:,} samples a second; {low:,} to {high:,} can be read: {_CONVERT}")
         self._name, self._rate = name, rate
-        self._numpy = _library("numpy")
-        self._resampler = None if rate == RATE else _library("soxr").ResampleStream(rate, RATE, 1, dtype="float32")
+        self._numpy = library("numpy", "transcribe")
+        self._resampler = (
+            None if rate == RATE else library("soxr", "transcribe").ResampleStream(rate, RATE, 1, dtype="float32")
+        )
         self._parts: list[Any] = []
         self._seconds = 0.0
 
@@ -212,10 +213,3 @@ class _Reader:
 
 def _too_long(name: str) -> str:
     return f"{name} is longer than {_LONGEST / 3600:.0f} hours: cut it into parts"
-
-
-def _library(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError) as error:  # OSError: soundfile without its native library
-        raise MissingDependency(name, 'pip install "dynflow[transcribe]"') from error

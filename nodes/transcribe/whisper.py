@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dynflow.errors import ArtefactError, InputError, MissingDependency, MissingModel
 from dynflow.models.engine import Engine, Job, shared
 from dynflow.models.hub import must_fetch
+from dynflow.models.libraries import in_short, library
 from dynflow.nodes.transcribe.audio import RATE, Recording
 from dynflow.nodes.transcribe.source import CONFIG, Source, only_whisper
 from dynflow.nodes.transcribe.windows import Draft, Ear, Progress, Unwanted, Windows
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from dynflow.speculation.speculator import Speculator
 
 _SAID_BY_ITSELF = "Passing `generation_config` together with"  # transformers' Whisper warns of its own call
-_SHOWN = 300  # characters of a library's reason why a model does not load
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class WhisperEngine(Engine):
         super().__init__(source.name)
         self._threads, self._dtype = source.threads, source.dtype
         self._drafts: dict[Source, Draft | str] = {}  # or why it cannot draft
-        self._torch, self._transformers = _library("torch"), _library("transformers")
+        self._torch, self._transformers = library("torch", "transcribe"), library("transformers", "transcribe")
         self._use_threads()
         logging.getLogger("transformers.generation.utils").addFilter(_worth_saying)
         name = str(source.folder or source.name)
@@ -74,15 +72,15 @@ class WhisperEngine(Engine):
                 self._read(name, where)
         except ImportError as error:
             raise MissingDependency(
-                f"a package that {self.name} needs ({_short(error)})", 'pip install "dynflow[transcribe]"'
+                f"a package that {self.name} needs ({in_short(error)})", 'pip install "dynflow[transcribe]"'
             ) from error
         except OSError as error:
             kind = MissingModel if source.folder is None else ArtefactError
-            raise kind(f"transformers finds no whole Whisper model in {self.name}: {_short(error)}") from error
+            raise kind(f"transformers finds no whole Whisper model in {self.name}: {in_short(error)}") from error
         except ArtefactError as error:
             raise ArtefactError(f"{self.name}: {error}") from None
         except Exception as error:  # a damaged file raises whatever the library that reads it likes
-            raise ArtefactError(f"transformers cannot load {self.name}: {_short(error)}") from error
+            raise ArtefactError(f"transformers cannot load {self.name}: {in_short(error)}") from error
         self._generation = self._model.generation_config
         if getattr(self._generation, "no_timestamps_token_id", None) is None:
             raise ArtefactError(
@@ -270,15 +268,3 @@ class WhisperEngine(Engine):
 
 def _worth_saying(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(_SAID_BY_ITSELF)
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
-def _library(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingDependency(name, 'pip install "dynflow[transcribe]"') from error

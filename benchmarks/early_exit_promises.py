@@ -31,12 +31,12 @@ from routing_data import Kept, Progress
 
 import dynflow
 from dynflow.calibration.promises import Kind, Promise, Sample, last_kept, sides, variables
+from dynflow.calibration.rules import StopRule
 from dynflow.calibration.stopping import grid, nearest_within, stop_rule
 from dynflow.calibration.trajectories import Runs, Trajectories
 from dynflow.cli.progress import progress_bars
 from dynflow.errors import InputError
 from dynflow.learning.labelled import label_names
-from dynflow.node import StopRule
 from dynflow.nodes.early_exit_classifier import artefact
 from dynflow.nodes.early_exit_classifier.train import read_data
 from dynflow.nodes.early_exit_classifier.training.recipe import Recipe

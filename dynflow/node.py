@@ -17,9 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import run_in_executor
 
-from dynflow.chunks import add_up
-from dynflow.closing import aclosing, closing
-from dynflow.errors import NodeFailed
 from dynflow.language.options import Options
 from dynflow.language.references import Reference
 from dynflow.language.spec import GraphSpec, ParamBody, Role
@@ -29,9 +26,7 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
     from dynflow.billing import Charge
-    from dynflow.calibration.contracts import Tries
-    from dynflow.calibration.signals import Progress
-    from dynflow.calibration.trajectories import Runs
+    from dynflow.calibration.rules import ContractRule, StopRule
     from dynflow.flow import Flow
     from dynflow.ledger import Usage
     from dynflow.models.settings import ModelSettings
@@ -175,47 +170,6 @@ class Memory:
     """The key of `config["configurable"]` that names the conversation."""
     port: str
     """What the node gave there last, a text or number, is all that is carried; a failure changes nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class StopRule:
-    """How a param of the graph decides where a node's computation may stop, so that calibration can set it."""
-
-    param: str
-    falling: bool
-    """Whether it stops where its score is at most the param, else where it is at least that."""
-    most: float
-    """The highest value of the param that makes sense; the lowest is 0."""
-    unit: str
-    """What `runs` counts costs in, such as layers."""
-    outputs: tuple[str, ...]
-    """What it may say."""
-    runs: Callable[[Sequence[str], Progress, bool], Runs]
-    """`runs(texts, progress, timed)`: whole runs on what the node reads; `timed`: costs are milliseconds here and now.
-    """
-    fault: Callable[[str], str | None]
-    """Why it cannot read a text, in words; None: it can."""
-    text: Callable[[Request], str] | None
-    """What it reads of a request; None: what another node gives."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContractRule:
-    """A promise that a node's option states, and how the node comes to keep it, so that calibration can see to that."""
-
-    statement: str
-    """What holds of one output, in words."""
-    share: float
-    """Of the outputs that it is promised for, 0…1."""
-    unit: str
-    """What `runs` counts costs in, such as steps."""
-    runs: Callable[[Sequence[str], Path, int, Progress], Tries]
-    """`runs(texts, file, outputs, progress)`: all settings on so many outputs for each text, in their order; the file
-    keeps what was run."""
-    keep: Callable[[Any, Mapping[str, Any]], None]
-    """`keep(setting, rests_on)`: from now on the node has this setting."""
-    trained_on: Callable[[str], bool]
-    """Whether its artefact was made from this text."""
 
 
 @dataclass(slots=True)
@@ -429,57 +383,6 @@ class Node(ABC):
     async def arun_batch(self, calls: Sequence[Call]) -> list[Output | Exception]:
         """The same, async; by default in a worker thread."""
         return await run_in_executor(None, self.run_batch, calls)
-
-
-class RunnableNode(Node):
-    """A node that hands its work to a LangChain runnable: `prepare` before, `finish` after."""
-
-    @abstractmethod
-    def prepare(self, call: Call) -> tuple[Runnable[Any, Any], Any]:
-        """The runnable and its input."""
-
-    @abstractmethod
-    def finish(self, call: Call, result: Any) -> Output:
-        """The output, made of the runnable's whole result."""
-
-    def run(self, call: Call) -> Output:
-        if call.interruptible:
-            return _output_of(list(self.stream(call)))
-        runnable, value = self.prepare(call)
-        return self.finish(call, runnable.invoke(value, call.config))
-
-    async def arun(self, call: Call) -> Output:
-        if call.interruptible:  # a cancelled stream ends its run and its connection; LangChain's `ainvoke` need not
-            async with aclosing(self.astream(call)) as items:
-                return _output_of([item async for item in items])
-        runnable, value = self.prepare(call)
-        return self.finish(call, await runnable.ainvoke(value, call.config))
-
-    def stream(self, call: Call) -> Iterator[Any]:
-        runnable, value = self.prepare(call)
-        taken: list[Any] = []
-        with closing(runnable.stream(value, call.config)) as chunks:
-            for chunk in chunks:
-                call.check()
-                taken.append(chunk)
-                yield chunk
-        yield self.finish(call, add_up(taken))
-
-    async def astream(self, call: Call) -> AsyncIterator[Any]:
-        runnable, value = self.prepare(call)
-        taken: list[Any] = []
-        async with aclosing(runnable.astream(value, call.config)) as chunks:
-            async for chunk in chunks:
-                taken.append(chunk)
-                yield chunk
-        yield self.finish(call, add_up(taken))
-
-
-def _output_of(items: Sequence[Any]) -> Output:
-    """The output that a node's stream ends with."""
-    if not items or not isinstance(items[-1], Output):
-        raise NodeFailed("the node gave no output")
-    return items[-1]
 
 
 @cache

@@ -24,9 +24,10 @@ from dynflow.language.spec import Role
 from dynflow.language.types import PortType, any_type, enum, integer, number, string
 from dynflow.ledger import COMPUTE_KEY, Compute, Usage
 from dynflow.models.settings import ModelSettings
-from dynflow.node import AnswerType, BuildScope, Call, Finding, ModelName, NodeOptions, Output, RunnableNode, Takes
+from dynflow.node import AnswerType, BuildScope, Call, Finding, ModelName, NodeOptions, Output, Takes
 from dynflow.prompt_size import PromptSize
 from dynflow.request import estimate_tokens
+from dynflow.runnable_node import RunnableNode
 from dynflow.speculation.statistics import SPECULATION_KEY, Speculation
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from dynflow.language.references import IDENTIFIER, Reference
 from dynflow.language.source import did_you_mean
 from dynflow.language.spec import TypeName
 from dynflow.language.types import COMMON_PORTS, DECLARABLE, PortType, any_type, holds
-from dynflow.node import BuildScope, Call, Finding, NodeOptions, Output, RunnableNode
+from dynflow.node import BuildScope, Call, Finding, NodeOptions, Output
+from dynflow.runnable_node import RunnableNode
 
 _SCALARS = frozenset({"number", "integer", "boolean"})
 

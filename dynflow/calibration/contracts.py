@@ -6,7 +6,6 @@ on some of the rows, and the settings along it are tested on the others in a fix
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 from collections.abc import Sequence
@@ -22,12 +21,13 @@ from dynflow.calibration.bounds import Array
 from dynflow.calibration.contamination import FEWEST_ROWS
 from dynflow.calibration.evaluate import TUNING_SHARE
 from dynflow.calibration.promises import Tested, last_kept
+from dynflow.calibration.rules import the_one
 from dynflow.calibration.signals import Progress
 from dynflow.errors import CalibrationError
 
 if TYPE_CHECKING:
+    from dynflow.calibration.rules import ContractRule
     from dynflow.flow import Flow
-    from dynflow.node import ContractRule
 
 FEWEST_TUNING = 20
 _WINDOW = (0.3, 1.2)
@@ -135,24 +135,13 @@ def contract_rule(flow: Flow, of: str | None) -> tuple[str, ContractRule]:
         for name in flow.checked.nodes
         if (rule := flow.resources.cold_node(name).contract_rule()) is not None
     }
-    if of is None and len(found) == 1:
-        return next(iter(found.items()))
-    if of is not None and of in found:
-        return of, found[of]
-    if not found:
-        raise CalibrationError(
-            "no node states what it promises: give an adaptive_diffusion `quality: {metric: ssim, to: 50 steps, "
-            "at_least: 0.9, for: 0.95}`",
-            "no_knob",
-        )
-    told = ", ".join(map(repr, found))
-    near = difflib.get_close_matches(of or "", found, n=1)
-    meant = f" (did you mean {near[0]!r}?)" if near else ""
-    raise CalibrationError(
-        f"several nodes promise: say with `of` which of {told} is meant"
-        if of is None
-        else f"{of!r} is no node that states a promise{meant}: there is {told}",
-        "no_knob",
+    return the_one(
+        found,
+        of,
+        "states a promise",
+        "promise",
+        "no node states what it promises: give an adaptive_diffusion `quality: {metric: ssim, to: 50 steps, "
+        "at_least: 0.9, for: 0.95}`",
     )
 
 

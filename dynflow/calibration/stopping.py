@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from dynflow.calibration.contamination import FEWEST_ROWS
 from dynflow.calibration.drift import spread
 from dynflow.calibration.earlier import earlier_params, replaced
 from dynflow.calibration.promises import Kind, Promise, Sample, Tested, last_kept, sides, variables
+from dynflow.calibration.rules import the_one
 from dynflow.calibration.saved import Calibration
 from dynflow.calibration.signals import Progress
 from dynflow.calibration.trajectories import Runs
@@ -27,10 +27,10 @@ from dynflow.errors import CalibrationError, InputError
 from dynflow.request import Request
 
 if TYPE_CHECKING:
+    from dynflow.calibration.rules import StopRule
     from dynflow.flow import Flow
     from dynflow.language.spec import ParamBody
     from dynflow.learning.labelled import Labelled
-    from dynflow.node import StopRule
 
 _EVEN = 300
 """Values of the param that are tried: so many at even distances, and about as many ever nearer to its strict end, where
@@ -124,25 +124,13 @@ def stop_rule(flow: Flow, of: str | None) -> tuple[str, StopRule]:
         rule = flow.resources.cold_node(name).stop_rule(params)
         if rule is not None and flow.params[rule.param].tune:
             found[name] = rule
-    if of is None and len(found) == 1:
-        return next(iter(found.items()))
-    if of in found:
-        assert of is not None
-        return of, found[of]
-    if not found:
-        raise CalibrationError(
-            "no node stops early by a param marked `tune: true`: give an early_exit_classifier `exit: {criterion: "
-            "entropy, threshold: ${params.NAME}}`, and NAME as {default: 0.2, min: 0, max: 0.69, tune: true}",
-            "no_knob",
-        )
-    told = ", ".join(map(repr, found))
-    near = difflib.get_close_matches(of or "", found, n=1)
-    meant = f" (did you mean {near[0]!r}?)" if near else ""
-    raise CalibrationError(
-        f"several nodes stop early: say with `of` which of {told} is meant"
-        if of is None
-        else f"{of!r} is no node that stops early by a param marked `tune: true`{meant}: there are {told}",
-        "no_knob",
+    return the_one(
+        found,
+        of,
+        "stops early by a param marked `tune: true`",
+        "stop early",
+        "no node stops early by a param marked `tune: true`: give an early_exit_classifier `exit: {criterion: "
+        "entropy, threshold: ${params.NAME}}`, and NAME as {default: 0.2, min: 0, max: 0.69, tune: true}",
     )
 
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from dynflow.calibration.columns import Floats
 from dynflow.calibration.orders import Codes
+from dynflow.calibration.rules import StopRule
 from dynflow.calibration.signals import Progress
 from dynflow.calibration.trajectories import Trajectories
 from dynflow.graph import NodePlan
-from dynflow.node import StopRule
 from dynflow.request import Request
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from dynflow.nodes.adaptive_diffusion.deciders import Account, BudgetOfSeconds, 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dynflow.calibration.rules import ContractRule
     from dynflow.models.diffusers import LoadedPipeline
-    from dynflow.node import ContractRule
     from dynflow.nodes.adaptive_diffusion.deciders import Decider
     from dynflow.nodes.adaptive_diffusion.drawing import Drawn, Look, Order
     from dynflow.nodes.adaptive_diffusion.predictor import Predictor

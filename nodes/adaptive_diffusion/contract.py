@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynflow.calibration.contracts import Tries
+from dynflow.calibration.rules import ContractRule
 from dynflow.errors import CalibrationError
-from dynflow.node import ContractRule
 from dynflow.nodes.adaptive_diffusion.predictor import WHOLE, Contract, Predictor, add_contract, steps_of
 
 if TYPE_CHECKING:

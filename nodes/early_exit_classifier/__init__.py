@@ -30,13 +30,13 @@ from dynflow.node import (
     Node,
     NodeOptions,
     Output,
-    StopRule,
 )
 from dynflow.nodes.early_exit_classifier.criteria import CRITERIA, Criterion, LearntCriterion, criterion_of, kind_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dynflow.calibration.rules import StopRule
     from dynflow.models.settings import ModelSettings
     from dynflow.nodes.early_exit_classifier.artefact import Described
     from dynflow.nodes.early_exit_classifier.encoding import SharedEncoder

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from dynflow.calibration.rules import StopRule
 from dynflow.errors import InputError
 from dynflow.language.references import Reference
-from dynflow.node import StopRule
 from dynflow.nodes.early_exit_classifier.criteria import criterion_of
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from dynflow.calibration import stopping
 from dynflow.calibration.calibrate import calibrate
 from dynflow.calibration.outcomes import read_outcomes
 from dynflow.calibration.promises import Promise, last_kept, variables
+from dynflow.calibration.rules import StopRule
 from dynflow.calibration.saved import path_for
 from dynflow.calibration.stopping import Tried, calibrate_stopping, grid
 from dynflow.calibration.trajectories import Runs
@@ -27,7 +28,6 @@ from dynflow.errors import ArtefactError, CalibrationError, InputError
 from dynflow.flow import Flow
 from dynflow.language.spec import ParamBody
 from dynflow.learning.labelled import Labelled
-from dynflow.node import StopRule
 from dynflow.nodes.early_exit_classifier.model import EarlyExitModel
 from dynflow.nodes.early_exit_classifier.whole_runs import lines
 from tests.calibration.reviews import SEEN, labelled

@@ -9,11 +9,10 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from langchain_core.messages import AIMessage
-from pydantic import ConfigDict, Field, FiniteFloat
-from typing_extensions import TypedDict
+from pydantic import Field, FiniteFloat
 
 from dynflow.energy import Meter
 from dynflow.errors import DynflowError, InputError, NodeFailed
@@ -23,6 +22,14 @@ from dynflow.language.types import PortType, integer, number
 from dynflow.ledger import Compute, Usage
 from dynflow.node import AnswerType, BuildScope, Call, Cancelled, Finding, ModelName, Node, NodeOptions, Output, Takes
 from dynflow.nodes.adaptive_diffusion.deciders import Account, BudgetOfSeconds, BudgetOfSteps, Converge
+from dynflow.nodes.adaptive_diffusion.options import (
+    BudgetOption,
+    CacheOption,
+    ConvergeOption,
+    GuidanceOption,
+    PredictOption,
+    QualityOption,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,64 +43,6 @@ if TYPE_CHECKING:
 
 _LOOK = 0.05
 """Seconds between looks at whether anybody still waits, while the pipeline is busy with other requests."""
-_CLOSED = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
-
-
-class ConvergeOption(TypedDict):
-    """Stop where the predicted clean image no longer moves."""
-
-    __pydantic_config__ = _CLOSED  # type: ignore[misc]
-
-    threshold: Annotated[
-        FiniteFloat | Reference,
-        Field(description="how far, relative to its size, the clean image may still seem to go; such as 0.1"),
-    ]
-    patience: NotRequired[Annotated[int, Field(ge=1, description="steps in a row that must be calm; default: 1")]]
-    least: NotRequired[Annotated[int, Field(ge=2, description="steps that are taken in any case; default: 2")]]
-
-
-class PredictOption(TypedDict):
-    """Plan as many steps as a trained predictor says that the prompt needs."""
-
-    __pydantic_config__ = _CLOSED  # type: ignore[misc]
-
-    artefact: Annotated[str, Field(description="folder of the predictor")]
-    quantile: NotRequired[
-        Annotated[FiniteFloat, Field(description="share of images that the planned steps suffice for")]
-    ]
-
-
-QualityOption = TypedDict(
-    "QualityOption",
-    {
-        "metric": Annotated[Literal["ssim", "psnr"], Field(description="how two images are compared")],
-        "to": Annotated[str, Field(description="the same seed's image of so many steps, such as `50 steps`")],
-        "at_least": Annotated[FiniteFloat, Field(description="what the metric must reach")],
-        "for": Annotated[FiniteFloat, Field(gt=0, lt=1, description="share of new prompts that it is promised for")],
-    },
-)
-"""A promise that was calibrated, and that says by itself when an image may stop."""
-QualityOption.__pydantic_config__ = _CLOSED  # type: ignore[attr-defined]
-
-
-class BudgetOption(TypedDict):
-    """Hold a mean over all images of this node; one of the two."""
-
-    __pydantic_config__ = _CLOSED  # type: ignore[misc]
-
-    steps: NotRequired[Annotated[FiniteFloat, Field(ge=1, description="mean steps per image")]]
-    seconds: NotRequired[Annotated[FiniteFloat, Field(gt=0, description="mean seconds per image")]]
-
-
-class GuidanceOption(TypedDict):
-    """Classifier-free guidance, ended before the last step."""
-
-    __pydantic_config__ = _CLOSED  # type: ignore[misc]
-
-    scale: Annotated[FiniteFloat | Reference, Field(description="guidance scale")]
-    until: Annotated[
-        FiniteFloat | Reference, Field(description="share of the steps that are guided, 0…1; those after cost half")
-    ]
 
 
 class AdaptiveDiffusion(Node):
@@ -130,6 +79,9 @@ class AdaptiveDiffusion(Node):
         )
         guidance: FiniteFloat | GuidanceOption | None = Field(
             default=None, description="guidance scale, or `scale` and `until`; default: the pipeline's own"
+        )
+        cache: CacheOption | None = Field(
+            default=None, description="keep parts of the denoiser's work between steps, where diffusers can"
         )
         strength: FiniteFloat | None = Field(
             default=None, description="begin with the request's image, and redraw this share of its noise, 0…1"
@@ -339,6 +291,7 @@ def converge_of(given: Mapping[str, Any]) -> Converge:
 
 def look_of(options: Any) -> Look:
     """Size and guidance as the options give them. Raises InputError for what is none."""
+    from dynflow.nodes.adaptive_diffusion.caching import Cache
     from dynflow.nodes.adaptive_diffusion.drawing import Look
 
     sides = [options.size] if isinstance(options.size, int) else options.size or []
@@ -349,9 +302,12 @@ def look_of(options: Any) -> Look:
         guidance, until = guidance["scale"], guidance["until"]
     if not 0 <= until <= 1:
         raise InputError(f"`guidance`: `until` is a share of the steps, 0…1, not {until}")
+    if options.cache is not None and not options.cache.get("threshold", 0) >= 0:
+        raise InputError(f"`cache`: a threshold is 0 or more, not {options.cache['threshold']}")
     if options.strength is not None and not 0 < options.strength <= 1:
         raise InputError(f"`strength` is more than 0 and at most 1, not {options.strength}")
-    return Look(sides[0] if sides else None, sides[-1] if sides else None, guidance, until, options.strength)
+    cache = None if options.cache is None else Cache(**options.cache)
+    return Look(sides[0] if sides else None, sides[-1] if sides else None, guidance, until, options.strength, cache)
 
 
 def _settle(order: Order, drawn: Drawn | Exception | None) -> None:
@@ -366,7 +322,8 @@ def _told(drawn: Drawn, order: Order, most: int, saved: float) -> str:
     planned = "" if order.walked == most else f", {order.walked} planned"
     ended = ", then it had converged" if drawn.stopped else ""
     gain = f", about {saved:.2g} s saved" if saved else ""
-    return f"{drawn.steps} of {most} steps{planned}{ended}; {drawn.seconds:.2g} s{gain}"
+    whole = max(most, drawn.steps)  # PNDM takes one more than it plans
+    return f"{drawn.steps} of {whole} steps{planned}{ended}; {drawn.seconds:.2g} s{gain}"
 
 
 def _use_threads(count: int | None) -> None:

@@ -12,9 +12,9 @@ from dynflow.learning.heads import located as head_located
 from dynflow.node import BuildScope, Finding
 from dynflow.nodes.adaptive_diffusion.pipelines import located
 
-_NOT_PROMISED = ("converge", "budget", "size", "guidance", "negative", "strength")
+_NOT_PROMISED = ("converge", "budget", "size", "guidance", "cache", "negative", "strength")
 """Options that change what a promise was calibrated on."""
-_MAPPINGS = ("converge", "predict", "budget", "guidance")
+_MAPPINGS = ("converge", "predict", "budget", "guidance", "cache")
 
 
 def findings(options: Any, scope: BuildScope) -> Iterable[Finding]:
@@ -26,7 +26,7 @@ def findings(options: Any, scope: BuildScope) -> Iterable[Finding]:
         yield Finding("bad_value", f"the model {options.model!r} draws nothing: {error}", ("model",))
     if isinstance(options.prompt, str) and not options.prompt.strip():
         yield Finding("bad_value", "there is nothing to draw: leave `prompt` out for the last user turn", ("prompt",))
-    for name in ("converge", "predict", "budget", "quality"):
+    for name in ("converge", "predict", "budget", "cache", "quality"):
         if isinstance(getattr(options, name), Reference):
             text = f"`{name}` takes a mapping, whose values may be references"
             yield Finding("static_option", text, (name,))
@@ -36,6 +36,12 @@ def findings(options: Any, scope: BuildScope) -> Iterable[Finding]:
             yield from _of_numbers(name, given, scope)
     if isinstance(options.budget, Mapping) and len(options.budget) != 1:
         yield Finding("bad_value", "`budget` takes `steps` or `seconds`, one of them", ("budget",))
+    if isinstance(options.cache, Mapping):
+        first = options.cache["method"] == "first_block"
+        stray = "every" if first else "threshold"
+        if stray in options.cache:
+            text = f"`{options.cache['method']}` takes {'a `threshold`' if first else '`every`'}, not `{stray}`"
+            yield Finding("bad_value", text, ("cache", stray))
     if isinstance(options.predict, Mapping):
         yield from _of_predictor(options, head_located(options.predict["artefact"], folder), scope)
     elif options.quality is not None:
@@ -53,7 +59,7 @@ def _of_numbers(name: str, given: Mapping[str, Any], scope: BuildScope) -> Itera
         if isinstance(value, Reference):
             if not number().accepts(kind := scope.type_of(value)):
                 yield Finding("type_mismatch", f"`{key}` takes a number; {value} is {kind}", (name, key))
-        elif (key, name) == ("threshold", "converge") and value < 0:
+        elif key == "threshold" and value < 0:
             yield Finding("bad_value", "a threshold is 0 or more", (name, key))
         elif (key, name) == ("until", "guidance") and not 0 <= value <= 1:
             yield Finding("bad_value", "`until` is a share of the steps, 0…1", (name, key))

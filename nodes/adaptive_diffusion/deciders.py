@@ -26,6 +26,8 @@ class Decision:
     """Begins to watch a run of it; called anew where a run is begun again."""
     settle: Callable[[int, float], object] = lambda taken, seconds: None
     """Told of its end: steps taken, and seconds."""
+    finish: int = 0
+    """Longer steps that take what is left where it is stopped; 0: it ends there, with its clean image."""
 
 
 def drift(before: torch.Tensor, now: torch.Tensor, left: int) -> torch.Tensor:
@@ -34,7 +36,7 @@ def drift(before: torch.Tensor, now: torch.Tensor, left: int) -> torch.Tensor:
     The change since the step before, as root mean square over the image's own, times the steps that are `left`.
     """
     changed, size = ((each.flatten(1).square().mean(1)).sqrt() for each in (now - before, now))
-    return left * (changed / size).nan_to_num(nan=0.0)  # black that stays black has come to rest
+    return (left * changed / size).masked_fill(changed == 0, 0.0)  # black that stays black has come to rest
 
 
 class Decider(ABC):
@@ -47,7 +49,7 @@ class Decider(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Converge(Decider):
-    """Stop where the predicted clean image no longer moves, and keep that image.
+    """Stop where the predicted clean image no longer moves: keep that image, or take what is left in `finish` steps.
 
     Its `drift` must be at most `threshold` at `patience` steps in a row, of which the first is at least step `least`.
     """
@@ -55,9 +57,10 @@ class Converge(Decider):
     threshold: float
     patience: int = 1
     least: int = 2
+    finish: int = 0
 
     def decide(self, prompt: str, steps: int) -> Decision:
-        return Decision(steps, watch=self._watch)
+        return Decision(steps, watch=self._watch, finish=self.finish)
 
     def _watch(self) -> Watch:
         before: torch.Tensor | None = None

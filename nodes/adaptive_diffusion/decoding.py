@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynflow.nodes.adaptive_diffusion.finishing import begin_with
 from dynflow.nodes.adaptive_diffusion.steering import Steering
 
 if TYPE_CHECKING:
@@ -38,19 +39,14 @@ def _decoded(pipeline: Any, latents: torch.Tensor, look: Look) -> NDArray[np.flo
     own.set_progress_bar_config(disable=True)
     steering = Steering(own, [()] * len(latents), lambda: None)
     steering.ended = True
-    prepare = own.prepare_latents
-
-    def given(*args: Any, **kwargs: Any) -> Any:
-        prepared = prepare(*args, **kwargs)
-        return (latents, *prepared[1:]) if isinstance(prepared, tuple) else latents
-
-    own.prepare_latents = given
+    more = begin_with(own, latents)
     size = {"width": look.width, "height": look.height}
     try:
         result = own(
             prompt=[""] * len(latents),
             num_inference_steps=_STEPS,
             output_type="np",
+            **more,
             **{name: value for name, value in size.items() if value is not None},
         )
     finally:

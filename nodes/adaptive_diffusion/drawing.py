@@ -8,7 +8,8 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,25 +17,26 @@ import torch
 from dynflow.errors import ArtefactError, DynflowError, InputError, NodeFailed, RefusedByModel
 from dynflow.models.libraries import in_short
 from dynflow.node import Cancelled
+from dynflow.nodes.adaptive_diffusion.caching import Cache, Unsuited, caching
 from dynflow.nodes.adaptive_diffusion.deciders import Decision
+from dynflow.nodes.adaptive_diffusion.finishing import Rest, Rested, begin_with, can_skip
 from dynflow.nodes.adaptive_diffusion.steering import Steering, leaves
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-"""Characters of a library's reason why it did not draw."""
-
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What images of one run share: size in pixels, guidance scale, the share of the steps that are guided, and, where
-    they begin with an image, how much of that is noise (0 to 1)."""
+    """What images of one run share: size in pixels, guidance scale, the share of the steps that are guided, where they
+    begin with an image how much of that is noise (0 to 1), and what of the denoiser's work is kept between steps."""
 
     width: int | None = None
     height: int | None = None
     guidance: float | None = None
     guided: float = 1.0
     strength: float | None = None
+    cache: Cache | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,11 @@ class Order:
     def walked(self) -> int:
         """The steps of its schedule that are walked: with an image to begin with, the last ones."""
         return self.planned if self.look.strength is None else int(self.planned * self.look.strength)
+
+    @property
+    def finish(self) -> int:
+        """The longer steps that it takes where it is stopped; with an image to begin with, pipelines leave no room."""
+        return 0 if self.start is not None else max((each.finish for each in self.decisions), default=0)
 
 
 @dataclass(slots=True)
@@ -135,9 +142,9 @@ def draw(
         if (fault := fault_of(pipeline, order)) is not None:
             results[place] = InputError(fault)
             continue
-        alone = watched(order) and not leaves(pipeline)
+        alone = (watched(order) and not leaves(pipeline)) or (order.look.cache is not None and order.look.cache.alone)
         size = order.start.size if order.start else None
-        key = (order.planned, order.look, order.negative is None, size, place if alone else None)
+        key = (order.planned, order.look, order.finish, order.negative is None, size, place if alone else None)
         groups[key].append(place)
     for places in groups.values():
         for part, drawn in _in_memory(pipeline, orders, places, check, output_type):
@@ -201,13 +208,44 @@ def _in_memory(
 def _run(
     pipeline: Any, orders: Sequence[Order], check: Callable[[], None], output_type: str
 ) -> Sequence[Drawn | Exception]:
-    """One batch, on copies of pipeline and scheduler."""
+    """One batch; without its cache, where that does not suit the pipeline."""
+    try:
+        return _once(pipeline, orders, check, output_type)
+    except (Cancelled, DynflowError):
+        raise
+    except Exception as error:
+        if orders[0].look.cache is None or _out_of_memory(error):
+            raise
+        reason = str(error) if isinstance(error, Unsuited) else in_short(error)
+        note = f"{type(pipeline).__name__} was drawn without its cache: {reason}"
+    plain = [replace(order, look=replace(order.look, cache=None)) for order in orders]
+    found = _once(pipeline, plain, check, output_type)
+    for each in found:
+        if isinstance(each, Drawn):
+            each.notes.append(note)
+    return found
+
+
+def _once(
+    pipeline: Any,
+    orders: Sequence[Order],
+    check: Callable[[], None],
+    output_type: str,
+    rests: Sequence[Rest] = (),
+) -> Sequence[Drawn | Exception]:
+    """One batch, on copies of pipeline and scheduler; where it has come to rest, what is left of it."""
     first, look = orders[0], orders[0].look
     began = time.perf_counter()
     own = copy.copy(pipeline)
     own.set_progress_bar_config(disable=True)
-    watches = [[each.watch() for each in order.decisions if each.watch] for order in orders]
-    steering = Steering(own, watches, check, look.guided) if hasattr(own, "scheduler") else None
+    walk = rests[0].walk(first.finish) if rests else None
+    if walk is not None and leaves(own):  # others are guided to the end
+        inside = sum(step < look.guided * rests[0].total for step in walk)
+        look = replace(look, guided=inside / len(walk), guidance=look.guidance if inside else 1.0)
+    watches = [[] if rests else [each.watch() for each in order.decisions if each.watch] for order in orders]
+    steering: Steering | None = None
+    if hasattr(own, "scheduler"):
+        steering = Steering(own, watches, check, look.guided, first.finish, walk)
     given: dict[str, Any] = {
         "prompt": [order.prompt for order in orders],
         "negative_prompt": [order.negative for order in orders] if first.negative is not None else None,
@@ -217,40 +255,62 @@ def _run(
     }
     if first.start is not None:
         given |= _starts(own, orders)
+    if rests:
+        given |= begin_with(own, torch.stack([rest.latents for rest in rests]))
+    result: Any = None
     try:
         check()
-        result = own(
-            **{name: value for name, value in given.items() if value is not None},
-            num_inference_steps=first.planned,
-            generator=[torch.Generator().manual_seed(order.seed) for order in orders],
-            output_type=output_type,
-            **(steering.hooks() if steering else {}),
-        )
+        with suppress(Rested), caching(own, look.cache, steering) if look.cache else nullcontext():
+            result = own(
+                **{name: value for name, value in given.items() if value is not None},
+                num_inference_steps=first.planned,
+                generator=[torch.Generator().manual_seed(order.seed ^ bool(rests)) for order in orders],
+                output_type=output_type,
+                **(steering.hooks() if steering else {}),
+            )
         if steering and not any(steering.taken):  # it steps a scheduler of its own making
             steering.release()
             steering = None
-        notes = _notes(own, steering, look, any(watches))
+        notes = list(_notes(own, steering, orders[0], any(watches)))
         taken = list(steering.taken) if steering else [first.walked] * len(orders)
         stopped = list(steering.stopped) if steering else [False] * len(orders)
+        left = dict(steering.rests) if steering else {}
     except BaseException:
         own.maybe_free_model_hooks()  # of `offload`: what was at work goes back to main memory
         raise
     finally:
         if steering:
             steering.release()
-    images = getattr(result, "images", None)
+    images = [None] * len(orders) if len(left) == len(orders) else getattr(result, "images", None)
     if images is None or len(images) != len(orders):
         raise ArtefactError(f"{type(pipeline).__name__} gave no image for each prompt: choose a text-to-image pipeline")
     seconds = time.perf_counter() - began
     withheld = getattr(result, "nsfw_content_detected", None) or [False] * len(orders)
-    return [
+    found: list[Drawn | Exception] = [
         RefusedByModel("the pipeline's safety checker withheld the image")
-        if withheld[place]
+        if withheld[place] and place not in left
         else Drawn(
             images[place], taken[place], seconds * taken[place] / max(1, sum(taken)), stopped[place], list(notes)
         )
         for place in range(len(orders))
     ]
+    for steps in sorted({rest.steps for rest in left.values()}):
+        places = [place for place, rest in left.items() if rest.steps == steps]
+        ends = _once(
+            pipeline, [orders[place] for place in places], check, output_type, [left[place] for place in places]
+        )
+        for place, end in zip(places, ends, strict=True):
+            found[place] = _joined(found[place], end)
+    return found
+
+
+def _joined(begun: Drawn | Exception, end: Drawn | Exception) -> Drawn | Exception:
+    """An image that was drawn in two runs."""
+    if not isinstance(begun, Drawn) or not isinstance(end, Drawn):
+        return end
+    return replace(
+        end, steps=begun.steps + end.steps, seconds=begun.seconds + end.seconds, stopped=True, notes=begun.notes
+    )
 
 
 def _starts(pipeline: Any, orders: Sequence[Order]) -> dict[str, Any]:
@@ -268,14 +328,16 @@ def _starts(pipeline: Any, orders: Sequence[Order]) -> dict[str, Any]:
     }
 
 
-def _notes(pipeline: Any, steering: Steering | None, look: Look, watched: bool) -> Iterator[str]:
-    name = type(pipeline).__name__
+def _notes(pipeline: Any, steering: Steering | None, order: Order, watched: bool) -> Iterator[str]:
+    name, look = type(pipeline).__name__, order.look
     if steering is None:
         if watched:
             yield f"{name} has no one scheduler: static steps"
         return
     if steering.unread:
         yield f"{type(steering.scheduler).__name__} does not tell of clean images: static steps"
+    elif order.finish and not can_skip(steering.scheduler):
+        yield f"{type(steering.scheduler).__name__} takes no longer steps: what is stopped is kept as it is"
     if look.guided < 1 and not leaves(pipeline):
         yield f"{name} has no hook to end guidance by: guided to the end"
 

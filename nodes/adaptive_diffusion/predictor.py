@@ -72,9 +72,9 @@ class Facts:
     offsets: tuple[float, ...]
     counts: tuple[int, ...]
     contracts: tuple[Contract, ...] = ()
+    """Promises that it was calibrated for."""
     model_sha256: str | None = None
     """Of the model that it was trained for, as recordings have it; None: unknown."""
-    """Promises that it was calibrated for."""
 
     def contract(self, wanted: Mapping[str, Any]) -> Contract:
         """The contract that the option `quality` asks for. Raises ValueError where it was not calibrated."""

@@ -17,6 +17,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
 from dynflow.nodes.adaptive_diffusion.clean import clean_image, tells_clean_images
 from dynflow.nodes.adaptive_diffusion.deciders import Watch
+from dynflow.nodes.adaptive_diffusion.finishing import Rest, Rested, can_skip, leave_out
 
 PER_IMAGE: Mapping[str, tuple[str, ...]] = {
     "StableDiffusionPipeline": ("prompt_embeds",),
@@ -42,11 +43,18 @@ class Steering:
     """One run of one pipeline: the images in it, and who of them is done after how many steps.
 
     `pipeline` is a copy of the run's own. `guided` is the share of the steps that are guided. `check` raises where
-    nobody waits any more.
+    nobody waits any more. `finish` is how many longer steps images take where they are stopped; 0: they end there.
+    `walk` is which steps of the plan are walked; None: all.
     """
 
     def __init__(
-        self, pipeline: Any, watches: Sequence[Sequence[Watch]], check: Callable[[], None], guided: float = 1.0
+        self,
+        pipeline: Any,
+        watches: Sequence[Sequence[Watch]],
+        check: Callable[[], None],
+        guided: float = 1.0,
+        finish: int = 0,
+        walk: list[int] | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.scheduler = copy.deepcopy(pipeline.scheduler)
@@ -56,16 +64,22 @@ class Steering:
         """Whether an image was ended before its plan was."""
         self.unread = False
         """Whether the scheduler does not tell of clean images, so that nothing could be stopped."""
+        self.rests: dict[int, Rest] = {}
+        """Images that were stopped, and have yet to take what is left."""
         self.ended = False
+        self.timestep: torch.Tensor | None = None
+        """That is being walked through; None: none yet, or the pipeline's own."""
         self._watches = watches
         self._check = check
         self._guided = guided
+        self._walk = walk
         self._alive = list(range(self.count))
         self._done: dict[int, torch.Tensor] = {}
         self._steps = 0
         self._total = 0
         self._step: Callable[..., Any] = self.scheduler.step
         self._set_timesteps: Callable[..., None] = self.scheduler.set_timesteps
+        self._finish_in = finish if can_skip(self.scheduler) else 0
         self._reads = any(watches) and tells_clean_images(self.scheduler)
         self.unread = any(map(bool, watches)) and not self._reads
         self._leaves = leaves(pipeline) and self.count > 1
@@ -84,6 +98,8 @@ class Steering:
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
         """As the scheduler's own."""
         self._set_timesteps(*args, **kwargs)
+        if self._walk is not None:
+            leave_out(self.scheduler, self._walk)
         self.begin(len(self.scheduler.timesteps))
         timesteps = self.scheduler.timesteps.as_subclass(_Timesteps)
         timesteps.steering = self
@@ -113,22 +129,26 @@ class Steering:
         if clean is None:
             self.unread = True
         else:
-            self._stop(clean.to(result.prev_sample.dtype))
+            self._stop(clean.to(result.prev_sample.dtype), result.prev_sample)
         self._finish(result.prev_sample)
+        if len(self.rests) == self.count:
+            raise Rested
         if len(self._done) == self.count and any(self.stopped) and not self._leaves:
             result.prev_sample = self._all_done()
         return result if whole else (result.prev_sample,)
 
-    def _stop(self, clean: torch.Tensor) -> None:
-        """Keep the clean images of those that are done."""
+    def _stop(self, clean: torch.Tensor, latents: torch.Tensor) -> None:
+        """Keep the clean images of those that are done, and the latents of those that have yet to finish."""
         left = self._total - self._steps
         for row, place in enumerate(self._alive):
             if place in self._done or not left:
                 continue
             said = [watch(clean[row], left) for watch in self._watches[place]]  # each of them sees every step
-            if any(said):
+            if any(said) and left > self._finish_in:
                 self.stopped[place] = True
                 self._done[place] = clean[row]
+                if self._finish_in:
+                    self.rests[place] = Rest(latents[row], self._steps, self._total)
         self.ended = len(self._done) == self.count
 
     def _finish(self, latents: torch.Tensor) -> None:
@@ -164,6 +184,7 @@ class Steering:
         for name in ("step", "set_timesteps", "timesteps"):
             vars(self.scheduler).pop(name, None)
         self._done.clear()
+        self.rests.clear()
         self._watches = ()
 
 
@@ -195,6 +216,7 @@ class _Timesteps(torch.Tensor):
         for timestep in self.unbind(0):
             if self.steering.ended:
                 return
+            self.steering.timestep = timestep
             yield timestep
 
 

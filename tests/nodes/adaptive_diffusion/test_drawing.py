@@ -22,7 +22,7 @@ from PIL import Image
 
 from dynflow.errors import InputError, NodeFailed
 from dynflow.node import Cancelled
-from dynflow.nodes.adaptive_diffusion.deciders import Converge, Decision
+from dynflow.nodes.adaptive_diffusion.deciders import Converge, Decision, drift
 from dynflow.nodes.adaptive_diffusion.drawing import Drawn, Look, Order, draw, redrawing
 from dynflow.nodes.adaptive_diffusion.steering import Steering, leaves
 
@@ -342,6 +342,14 @@ def test_convergence_compares_the_drift_with_the_threshold():
     assert not watch(image * 1.2, 5)  # 0.2 / 1.2 * 5 is more than a half
     assert not watch(image * 1.2, 4)  # calm, for the first time
     assert watch(image * 1.2, 3)
+
+
+def test_black_has_come_to_rest_and_what_is_no_number_has_not():
+    black, broken = torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), torch.nan)
+    assert drift(black, black, 3) == 0
+    assert not drift(black, broken, 3) <= 1e9
+    watch = Converge(threshold=1e9).decide("", 10).watch()
+    assert [watch(broken[0], left) for left in (9, 8, 7)] == [False, False, False]
 
 
 def picture(seed=0, size=(16, 16)):

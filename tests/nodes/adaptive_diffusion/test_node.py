@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, PNDMScheduler
 from langchain_core.messages import AIMessage, HumanMessage
 from PIL import Image
 
@@ -89,6 +89,15 @@ def test_an_image_comes_as_a_message_with_its_figures_in_metadata_trace_and_ledg
     assert metadata["saved_seconds"] == pytest.approx(2 * metadata["seconds"], rel=0.01)
 
 
+def test_a_scheduler_that_calls_once_more_than_it_plans_is_not_said_to_take_51_of_50(graph, folder):
+    pipeline = tiny_pipelines.stable_diffusion()
+    assert isinstance(pipeline.scheduler, PNDMScheduler)
+    pipeline.save_pretrained(folder / "pndm")
+    result = graph(text=GRAPH.replace("model: sd,", "model: pndm,")).run("a red cat")
+    assert result.trace.visits[0].notes[0].startswith("7 of 7 steps; ")
+    assert result.value.response_metadata["saved_seconds"] == 0
+
+
 def test_with_every_decider_off_it_is_the_stock_pipelines_image(graph, folder):
     stock = DiffusionPipeline.from_pretrained(folder / "sd")
     stock.set_progress_bar_config(disable=True)
@@ -122,6 +131,20 @@ def test_chat_model_and_tool_hand_the_image_on(graph):
     assert flow.as_chat_model().invoke("a red cat").content == wanted
     assert flow.to_tool(description="draws").invoke({"question": "a red cat"}) == wanted
     assert text_of(flow.invoke("a red cat")) == ""
+
+
+def test_a_cache_that_the_pipeline_has_not_is_told_in_the_trace(graph):
+    plain, found = graph().run("a red cat"), graph("cache: {method: first_block}").run("a red cat")
+    assert np.array_equal(pixels(found.value), pixels(plain.value))
+    assert found.trace.visits[0].notes[1] == (
+        "StableDiffusionPipeline was drawn without its cache: it has no caches in diffusers"
+    )
+
+
+def test_what_is_to_finish_in_longer_steps_and_cannot_says_so(graph):
+    [visit] = graph("converge: {threshold: 100, finish: 3}").run("a red cat").trace.visits
+    assert visit.values["steps"] == 2
+    assert visit.notes[1] == "DDIMScheduler takes no longer steps: what is stopped is kept as it is"
 
 
 def test_options_reach_the_pipeline(graph):
@@ -243,6 +266,7 @@ def test_a_promise_sets_the_deciders_as_it_was_calibrated(graph, trained):
         (f"predict: {{artefact: ./steps}}\n    {PROMISE.replace('6 steps', 'six steps')}", "write `50 steps`"),
         (f"predict: {{artefact: ./steps}}\n    {CALM}\n    {PROMISE}", "leave `converge` out"),
         (f"predict: {{artefact: ./steps, quantile: 0.9}}\n    {PROMISE}", "leave `quantile` out"),
+        (f"predict: {{artefact: ./steps}}\n    cache: {{method: faster}}\n    {PROMISE}", "leave `cache` out"),
         ("predict: {artefact: ./steps}", "the quantiles 0.5, 0.9, not None"),
         ("predict: {artefact: ./steps, quantile: 0.7}", "the quantiles 0.5, 0.9, not 0.7"),
     ],
@@ -303,11 +327,17 @@ def test_while_another_draws_a_deadline_is_kept(graph, folder):
         ("converge: {threshold: -1}", "0 or more"),
         ("converge: {threshold: 1, patience: 0}", "greater than or equal to 1"),
         ("converge: {patience: 1}", "threshold"),
+        ("converge: {threshold: 1, finish: 1}", "greater than or equal to 2"),
         ("budget: {steps: 3, seconds: 1}", "one of them"),
         ("budget: {}", "one of them"),
         ("size: 0", "one side or [width, height]"),
         ("size: [1, 2, 3]", "one side or [width, height]"),
         ("guidance: {scale: 3, until: 2}", "share of the steps"),
+        ("cache: {method: first_block, every: 2}", "takes a `threshold`, not `every`"),
+        ("cache: {method: faster, threshold: 0.1}", "takes `every`, not `threshold`"),
+        ("cache: {method: first_block, threshold: -0.1}", "0 or more"),
+        ("cache: {method: attention, every: 1}", "greater than or equal to 2"),
+        ("cache: {method: slow}", "first_block"),
         ("prompt: ' '", "nothing to draw"),
         ("predict: {artefact: ./nowhere, quantile: 0.9}", "dynflow train steps"),
         ("negative: 3", "text"),

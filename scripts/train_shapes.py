@@ -4,13 +4,15 @@
 
 Kill it when you like: the same command goes on where it stopped, to as many `--steps` as it says by then. `--out` holds
 the data, `state.pt`, `log.jsonl`, sampled pictures and `pipeline/`, which is what is shipped. The rate falls to nothing
-over the last quarter of the steps, so a run to its end is better than its last checkpoint was.
+over the last half of the steps, so a run to its end is better than its last checkpoint was. `--start` teaches a
+pipeline that such a run has made further; `--steps` then counts the further steps.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import os
 import time
@@ -37,7 +39,7 @@ UNTOLD = 0.1
 NOISE = (0.3, 1.1)
 """Mean and standard deviation of the noise level's logit: most of what a picture shows is decided while it is noisy."""
 LEAST_DIVISOR = 0.05
-WARM_UP, DECAY = 200, 0.25
+WARM_UP, DECAY = 200, 0.5
 EMA = 0.999
 
 
@@ -112,6 +114,19 @@ class Training:
         return pipeline
 
 
+def begun(pipeline: Path | None) -> ShapesTransformer:
+    """The model of a pipeline in this folder; one with fresh weights, if there is none."""
+    if pipeline is None:
+        return ShapesTransformer()
+    return ShapesTransformer.from_pretrained(pipeline / "transformer", torch_dtype=torch.float32)
+
+
+def described(pipeline: Path) -> str:
+    """What a pipeline was, for the card of one that was begun with it."""
+    weights = (pipeline / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
+    return f"the weights of SHA-256 {hashlib.sha256(weights).hexdigest()[:16]}…"
+
+
 def batch(data: Captioned, rng: np.random.Generator, size: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
     """Pictures by lot with their token states and mask; some under the empty caption."""
     rows = rng.integers(len(data.pictures), size=size)
@@ -143,12 +158,14 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=60_000)
     parser.add_argument("--look", type=int, default=500, help="steps between two looks at held-out captions")
     parser.add_argument("--captions", type=int, default=500, help="how many the model card's figures are taken on")
+    parser.add_argument("--start", type=Path, help="folder of a pipeline whose weights are taught further")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     out: Path = arguments.out
     data = prepare(out / "data", arguments.pictures)
     torch.manual_seed(0)
-    training = Training(ShapesTransformer(), arguments.device, arguments.steps)
+    model = begun(arguments.start)
+    training = Training(model, arguments.device, arguments.steps)
     if (out / "state.pt").exists():
         training.resume(out / "state.pt")
     held_out = draw_captions(96, "predictor", seed=1)
@@ -179,11 +196,12 @@ def main() -> None:
                 log.write(json.dumps(seen) + "\n")
     training.save(out / "state.pt")
     recipe = {
+        **({"begun with": described(arguments.start)} if arguments.start else {}),
         "steps": training.step,
         "pictures a step": arguments.batch,
         "pictures": arguments.pictures,
         "under the empty caption": UNTOLD,
-        "optimisers": "Muon at 2e-3 and AdamW at 1e-3; the rate falls to 0 over the last quarter",
+        "optimisers": "Muon at 2e-3 and AdamW at 1e-3; the rate falls to 0 over the last half",
         "moving average": EMA,
         "noise level": f"logit-normal, {NOISE[0]} and {NOISE[1]}",
         "parameters": f"{sum(value.numel() for value in training.model.parameters()):,}",

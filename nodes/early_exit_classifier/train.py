@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dynflow.errors import InputError
+from dynflow.learning.checkpoint import Checkpoint
 from dynflow.learning.containment import Split, split_by_containment
 from dynflow.learning.kept import Progress, code_digest
 from dynflow.learning.labelled import Columns, Labelled, label_names, read_labelled
@@ -29,7 +30,6 @@ from dynflow.nodes.early_exit_classifier.model import EarlyExitModel
 from dynflow.nodes.early_exit_classifier.reading import Reader, Tokens
 from dynflow.nodes.early_exit_classifier.training import fitting, stages
 from dynflow.nodes.early_exit_classifier.training.card import PICTURE, draw, render_card
-from dynflow.nodes.early_exit_classifier.training.checkpoint import Checkpoint
 from dynflow.nodes.early_exit_classifier.training.command import command_line
 from dynflow.nodes.early_exit_classifier.training.deltas import deltas
 from dynflow.nodes.early_exit_classifier.training.figures import KEPT, Figures, judge, recorded

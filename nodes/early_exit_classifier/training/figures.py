@@ -99,6 +99,8 @@ def curve(
     if criterion.name == "static":  # the exits themselves; its threshold says which scores there are
         right = (logits.argmax(-1) == truth[:, None]).mean(0)
         return [Point(float(at), float(at), float(share)) for at, share in zip(depths, right, strict=True)][::-1]
+    if len(depths) == 1:  # nobody can leave early
+        return []
     table = scores(criterion, logits, layers)
     right = answers_by_exit(criterion, logits, layers)[0] == truth[:, None]
     rows = np.arange(len(truth))

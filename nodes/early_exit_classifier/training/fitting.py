@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from dynflow.learning.checkpoint import Checkpoint
     from dynflow.nodes.early_exit_classifier.model import EarlyExitModel
     from dynflow.nodes.early_exit_classifier.reading import Tokens
-    from dynflow.nodes.early_exit_classifier.training.checkpoint import Checkpoint
     from dynflow.nodes.early_exit_classifier.training.recipe import Recipe
 
 _WARM_UP = 0.05

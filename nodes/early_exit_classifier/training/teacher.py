@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from dynflow.errors import InputError
+from dynflow.learning.checkpoint import Checkpoint
 from dynflow.nodes.early_exit_classifier.base import find_base, read_base, weights_digest
-from dynflow.nodes.early_exit_classifier.training.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor

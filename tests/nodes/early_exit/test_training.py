@@ -47,6 +47,14 @@ def test_an_architecture_learns_end_to_end(kind: str, data: Path, tmp_path: Path
     assert not (tmp_path / "out" / ".training").exists()
 
 
+def test_a_model_with_the_last_exit_alone_is_trained_and_judged(data: Path, tmp_path: Path) -> None:
+    base = encoder(tmp_path / "bert", "bert")
+    recipe = Recipe(**{**QUICK.as_dict(), "alone_epochs": 0, "epochs": 1, "exits": (2,)})
+    report = train([data], tmp_path / "out", model=str(base), recipe=recipe)
+    assert set(report.figures) == {"accuracy", "static, mean layers"}
+    assert artefact.read(artefact.describe(str(tmp_path / "out"))).layers == (2,)
+
+
 def test_the_artefact_says_what_it_was_made_of(data: Path, tmp_path: Path) -> None:
     base = encoder(tmp_path / "bert", "bert")
     report = train(
@@ -82,7 +90,7 @@ class Killed(Exception):
 def test_a_killed_training_goes_on_as_if_it_had_not_been(
     at: tuple[str, int], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dynflow.nodes.early_exit_classifier.training.checkpoint._SECONDS", 0.0)
+    monkeypatch.setattr("dynflow.learning.checkpoint._SECONDS", 0.0)
     base = encoder(tmp_path / "bert", "bert")
     begun: list[tuple[str, int]] = []
 

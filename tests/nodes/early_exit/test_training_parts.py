@@ -37,6 +37,12 @@ def test_curves_are_what_running_at_a_threshold_gives() -> None:
     assert figures.cheapest("entropy", 1.1) is None
 
 
+def test_one_exit_has_no_curve_but_itself() -> None:
+    figures = judge(LOGITS[:, 2:], TRUTH, (4,))
+    assert list(figures.curves) == ["static"]
+    assert figures.full == 1.0
+
+
 def test_full_is_the_better_of_the_last_exit_and_the_encoder_alone() -> None:
     logits = LOGITS[:, :2]  # whose last exit has one row wrong
     alone = LOGITS[:, 2]  # and this none

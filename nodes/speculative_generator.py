@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 from uuid import uuid4
 
 from pydantic import Field
 
+from dynflow.errors import ArtefactError
 from dynflow.language.types import PortType, integer
 from dynflow.models.settings import ModelSettings
 from dynflow.node import BuildScope, Call, Finding, NamesModel, Output
 from dynflow.nodes.chat import Chat
 from dynflow.speculation.asked import LONGEST, Asked, Drafter
+from dynflow.speculation.draft_head.artefact import describe
 from dynflow.speculation.statistics import SPECULATION_KEY, Speculation
 
 _DRAFTERS: Mapping[str, frozenset[str]] = {
     "llama_cpp": frozenset({"prompt_lookup", "ngram_cache", "draft_model"}),
-    "transformers": frozenset({"prompt_lookup", "ngram_cache", "draft_model"}),
+    "transformers": frozenset({"prompt_lookup", "ngram_cache", "draft_model", "draft_head", "early_exit"}),
     "ollama": frozenset(),
 }
 """Providers that can be told to speculate, and what by; Ollama's server chooses itself."""
@@ -32,15 +35,18 @@ class SpeculativeGenerator(Chat):
     class Options(Chat.Options):
         """What to ask, of which model, and what it may draft by."""
 
-        static: ClassVar[frozenset[str]] = frozenset({*Chat.Options.static, "drafters", "max_draft"})
+        static: ClassVar[frozenset[str]] = frozenset({*Chat.Options.static, "draft_head", "drafters", "max_draft"})
 
         draft: Annotated[str | None, NamesModel()] = Field(
             default=None, description="an entry of `models:`, smaller than `model`, that drafts for it"
         )
+        draft_head: str | None = Field(
+            default=None, description="folder of a draft head that `dynflow train draft` made for `model`"
+        )
         drafters: list[Drafter] | None = Field(
             default=None,
             min_length=1,
-            description="what may draft; default: lookup, and the draft model if one is given",
+            description="what may draft; default: lookup, and the draft model and head that are given",
         )
         max_draft: int | None = Field(
             default=None, gt=0, le=LONGEST, description="most tokens of one draft; default: the engine's own choice"
@@ -63,6 +69,7 @@ class SpeculativeGenerator(Chat):
         settings = scope.spec.models.get(options.model)
         if settings is not None:
             yield from _faults(options, settings, scope.spec.models)
+            yield from _head_faults(options, settings.provider, scope.file.parent if scope.file else scope.base)
 
     def __init__(self, node_id: str, options: Any, resources: Any) -> None:
         super().__init__(node_id, options, resources)
@@ -100,7 +107,7 @@ class SpeculativeGenerator(Chat):
         if options.draft is not None:
             model: Any = self.resources.chat_model(options.draft)
             draft, revision = model.settings.model, model.settings.revision
-        return Asked(drafters, options.max_draft, draft, revision, self._flow)
+        return Asked(drafters, options.max_draft, draft, revision, options.draft_head, self._flow)
 
 
 def _notes(told: Speculation | None) -> Iterable[str]:
@@ -112,6 +119,24 @@ def _notes(told: Speculation | None) -> Iterable[str]:
     yield told.phrase() + ("" if sped is None else f", about {sped:.1f} times as fast as without")
     if told.fallback is not None:
         yield told.fallback
+
+
+def _head_faults(options: Any, provider: str, base: Path | None) -> Iterable[Finding]:
+    """What a draft head cannot be."""
+    asked = options.drafters is not None and "draft_head" in options.drafters
+    if options.draft_head is None:
+        if asked:
+            yield Finding("exclusive_options", "the drafter draft_head needs `draft_head`, a folder", ("drafters",))
+        return
+    if options.drafters is not None and not asked:
+        yield Finding("exclusive_options", "`draft_head` is given, and `drafters` has no draft_head", ("draft_head",))
+    elif "draft_head" not in _DRAFTERS.get(provider, ()):
+        yield Finding("bad_value", f"a model of {provider} takes no draft head from here", ("draft_head",))
+    else:
+        try:
+            describe(options.draft_head, base)
+        except ArtefactError as error:
+            yield Finding("bad_value", str(error), ("draft_head",))
 
 
 def _faults(options: Any, settings: ModelSettings, models: Mapping[str, ModelSettings]) -> Iterable[Finding]:

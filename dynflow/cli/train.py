@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import click
 
 from dynflow.cli.progress import progress_bars
+from dynflow.cli.train_draft import draft
 from dynflow.cli.train_steps import steps
 
 _DEFAULT_DATA = Path("../shared/data")
@@ -28,10 +29,12 @@ def command() -> None:
       dynflow train early-exit --data texts.csv --out my_classifier
       dynflow train exit-criteria --data texts.csv --to my_classifier
       dynflow train steps --captions 1000 --out my_steps
+      dynflow train draft embedded/smollm2-135m-instruct --out my_draft
     """
 
 
 command.add_command(steps)
+command.add_command(draft)
 
 
 @command.command("difficulty")

@@ -24,15 +24,28 @@ from dynflow.models.hub import must_fetch
 from dynflow.models.libraries import library
 from dynflow.models.local import LocalChat
 from dynflow.models.stop_texts import StopTexts
+from dynflow.models.transformers_writer import Streamer, Writer
 from dynflow.speculation.asked import Asked
-from dynflow.speculation.statistics import ACCEPTED_KEY, SPECULATION_KEY, Exactness, Speculation
+from dynflow.speculation.statistics import SPECULATION_KEY, Exactness, Speculation
 
 if TYPE_CHECKING:
     from dynflow.speculation.decoding import SpeculativeDecoding
+    from dynflow.speculation.draft_head.drafter import LoadedHead
+    from dynflow.speculation.drafters import Drafter
     from dynflow.speculation.speculator import Speculator
 
 _MAX_TOKENS = 1024  # of an answer, unless set
+_ONE_ANSWER = {"num_beams": 1, "num_return_sequences": 1, "use_cache": True}
+"""Whatever the model's own generation settings say: one answer, written once, with a cache."""
 _DRAFT = "draft"  # in a request: the source of the draft model that it asks for
+_REQUESTS = (
+    "Write a few lines about the sea.",
+    "Explain in simple words how a clock works.",
+    "Write a Python function that counts the words of a text.",
+)
+"""What a model is asked to write for its first layers to be measured on, and so many tokens of each answer."""
+_WRITTEN = 24
+_HEAD = "draft_head"  # the same: the draft head's name or folder
 
 
 class TransformersChat(LocalChat):
@@ -54,6 +67,15 @@ class TransformersChat(LocalChat):
         engine = self._loaded()
         assert isinstance(engine, TransformersEngine)
         engine.prepare_speculation(self._draft(asked))
+        engine.prepare_head(self._head(asked))
+        if asked.allows("early_exit"):
+            engine.prepare_early_exit()
+
+    def loaded(self) -> tuple[Any, Any]:
+        """Tokenizer and model, for whoever trains with them."""
+        engine = self._loaded()
+        assert isinstance(engine, TransformersEngine)
+        return engine._tokenizer, engine._model
 
     def _load(self) -> Engine:
         return self._source(self.settings.model, self.settings.revision).engine()
@@ -61,11 +83,18 @@ class TransformersChat(LocalChat):
     def _request(self, messages: list[BaseMessage], options: dict[str, Any]) -> dict[str, Any]:
         request = super()._request(messages, options)
         if SPECULATION_KEY in options:
-            request[_DRAFT] = self._draft(Asked.from_dict(options[SPECULATION_KEY]))
+            asked = Asked.from_dict(options[SPECULATION_KEY])
+            request |= {_DRAFT: self._draft(asked), _HEAD: self._head(asked)}
         return request
 
     def _draft(self, asked: Asked) -> _Source | None:
         return self._source(asked.draft, asked.revision) if asked.draft is not None else None
+
+    def _head(self, asked: Asked) -> str | None:
+        """The draft head, its folder counted from `base`."""
+        if asked.head is None or asked.head.startswith(PREFIX):
+            return asked.head
+        return str((self.base or Path()) / asked.head)
 
     def _source(self, name: str, revision: str | None) -> _Source:
         """Where the model of this name, or a draft model for it, comes from. Raises MissingModel."""
@@ -109,7 +138,8 @@ class TransformersEngine(Engine):
         """Load. Raises MissingDependency, MissingModel, ArtefactError."""
         super().__init__(name)
         self._dtype = dtype
-        self._drafts: dict[Hashable, TransformersEngine | str] = {}  # or why it cannot draft
+        self._drafts: dict[Hashable, _Drafting | str] = {}  # or why it cannot draft
+        self._heads: dict[str, LoadedHead | ArtefactError] = {}
         self._torch, self._transformers = library("torch", "transformers"), library("transformers", "transformers")
         self._torch.set_num_threads(threads)
         if "revision" in source:
@@ -143,9 +173,9 @@ class TransformersEngine(Engine):
         )
         return tokenizer, model
 
-    def prepare_speculation(self, draft: _Source | None) -> TransformersEngine | None:
+    def prepare_speculation(self, draft: _Source | None) -> _Drafting | None:
         """Load the draft model, if any, and time passes. Raises ArtefactError where this model or pair cannot."""
-        from dynflow.speculation.draft_model import cache_fault, pair_fault
+        from dynflow.speculation.draft_model import cache_fault, pair_fault, same_tokens
 
         if (fault := cache_fault(self._model)) is not None:
             raise ArtefactError(f"{self.name} cannot speculate: {fault}")
@@ -153,13 +183,53 @@ class TransformersEngine(Engine):
         if draft is None:
             return None
         if draft.key not in self._drafts:
-            drafting = draft.engine()
-            fault = pair_fault(self._model, drafting._model, self._tokenizer, drafting._tokenizer)
-            self._drafts[draft.key] = fault or drafting
+            other = draft.engine()
+            fault = pair_fault(self._model, other._model, self._tokenizer, other._tokenizer)
+            alike = same_tokens(self._tokenizer, other._tokenizer)
+            self._drafts[draft.key] = fault or _Drafting(other, alike)
         found = self._drafts[draft.key]
         if isinstance(found, str):
             raise ArtefactError(f"{draft.name} cannot draft for {self.name}: {found}")
         return found
+
+    def prepare_head(self, name: str | None) -> LoadedHead | None:
+        """Load the draft head, if any. Raises ArtefactError where it cannot be read, or is another model's."""
+        if name is None:
+            return None
+        if name not in self._heads:
+            from dynflow.speculation.draft_head.artefact import load
+
+            try:
+                self._heads[name] = load(name, self._model)
+            except ArtefactError as error:
+                self._heads[name] = error
+        found = self._heads[name]
+        if isinstance(found, ArtefactError):
+            raise found
+        return found
+
+    def prepare_early_exit(self) -> Any:
+        """The first layers that may draft. Raises ArtefactError where they agree too little with all of them."""
+        try:
+            return self._speculator.first_layers(self._own_texts)
+        except ValueError as error:
+            raise ArtefactError(f"{self.name} cannot draft by its first layers: {error}") from None
+
+    def _own_texts(self) -> list[tuple[Any, int]]:
+        """Answers of this model to some requests, each with its prompt, (1, length), and that one's length."""
+        texts = []
+        for request in _REQUESTS:
+            prompt = self._prompt([{"role": "user", "content": request}])
+            begin = prompt["input_ids"].shape[1]
+            text = self._model.generate(
+                **prompt,
+                max_new_tokens=_WRITTEN,
+                pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
+                do_sample=False,
+                **_ONE_ANSWER,
+            )
+            texts.append((text, begin))
+        return texts
 
     @cached_property
     def _speculator(self) -> Speculator:
@@ -176,11 +246,11 @@ class TransformersEngine(Engine):
             raise ModelInvalidRequestError(f"{self.name}: the prompt is empty, and the chat template adds nothing")
         if room <= 0:
             raise ContextOverflowError(f"{self.name}: the prompt is {1 - room} tokens too long")
-        writer = _Writer(self._tokenizer, StopTexts(request.get("stop") or ()), job)
+        writer = Writer(self._tokenizer, StopTexts(request.get("stop") or ()), job)
         sampling: dict[str, Any] = {"do_sample": request.get("temperature") != 0}
         if sampling["do_sample"]:
             sampling |= {key: request[key] for key in ("temperature", "top_p") if key in request}
-        decoding, fallback = self._decoding(job, writer) if SPECULATION_KEY in request else (None, None)
+        decoding, fallback = self._decoding(job, writer, prompt) if SPECULATION_KEY in request else (None, None)
         # The seed is the process's: requests run one at a time, so nothing of ours draws in between.
         if "seed" in request:
             self._torch.manual_seed(request["seed"])
@@ -190,26 +260,64 @@ class TransformersEngine(Engine):
             max_new_tokens=min(request.get("max_tokens", _MAX_TOKENS), room),
             pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
             stopping_criteria=[writer.stopping],
-            # Whatever the model's own generation settings say: one answer, written once, with a cache.
-            num_beams=1,
-            num_return_sequences=1,
-            use_cache=True,
-            **({"streamer": _Streamer(writer)} if decoding is None else {"custom_generate": decoding}),
+            **_ONE_ANSWER,
+            **({"streamer": Streamer(writer)} if decoding is None else {"custom_generate": decoding}),
         )
         writer.finish(int(prompt["input_ids"].shape[1]), self._told(request, decoding, fallback, writer.tokens))
 
-    def _decoding(self, job: Job, writer: _Writer) -> tuple[SpeculativeDecoding | None, str | None]:
+    def _decoding(
+        self, job: Job, writer: Writer, prompt: Mapping[str, Any]
+    ) -> tuple[SpeculativeDecoding | None, str | None]:
         """How to decode with drafts, or why not."""
+        asked = Asked.from_dict(job.request[SPECULATION_KEY])
         try:
             drafting = self.prepare_speculation(job.request.get(_DRAFT))
+            head = self.prepare_head(job.request.get(_HEAD))
+            first = self.prepare_early_exit() if asked.allows("early_exit") else None
         except ArtefactError as error:
             return None, f"{error}; decoded plainly"
         temperature = job.request.get("temperature", self._model.generation_config.temperature or 1.0)
         # A seed shall give the same text again: so drafts, of which there are more or fewer as time goes, draw nothing.
         drawn_at = None if "seed" in job.request or temperature == 0 else temperature
-        asked = Asked.from_dict(job.request[SPECULATION_KEY])
-        draft = None if drafting is None else drafting._model
-        return self._speculator.decoding(asked, writer, lambda: job.wanted, draft, drawn_at), None
+        further = [] if drafting is None else [self._drafter(drafting, job, prompt["input_ids"][0].tolist(), drawn_at)]
+        if head is not None:
+            from dynflow.speculation.draft_head.drafter import DraftHead
+
+            further.append(DraftHead(head, self._model.config.vocab_size, drawn_at, lambda: job.wanted))
+        if first is not None:
+            from dynflow.speculation.early_exit import EarlyExit
+
+            further.append(EarlyExit(first, drawn_at, lambda: job.wanted))
+        return self._speculator.decoding(asked, writer, lambda: job.wanted, further), None
+
+    def _drafter(self, drafting: _Drafting, job: Job, prompt: list[int], drawn_at: float | None) -> Drafter:
+        """What lets a draft model draft for one request."""
+        from dynflow.speculation.draft_model import DraftModel
+        from dynflow.speculation.token_text import TokenText
+        from dynflow.speculation.translated_draft import TranslatedDraft
+
+        engine = drafting.engine
+        if drafting.same_tokens:
+            return DraftModel(engine._model, self._model.config.vocab_size, drawn_at, lambda: job.wanted)
+        try:
+            theirs = engine._prompt(job.request["messages"])["input_ids"][0].tolist()
+        except ModelInvalidRequestError:  # its chat template knows fewer roles, say
+            text = self._tokenizer.decode(prompt, skip_special_tokens=True)
+            theirs = engine._tokenizer(text)["input_ids"]
+        return TranslatedDraft(
+            DraftModel(engine._model, engine._model.config.vocab_size, None, lambda: job.wanted, engine._ends),
+            TokenText(self._tokenizer, prompt),
+            TokenText(engine._tokenizer, theirs),
+            engine._ends,
+            next(iter(self._ends), None),
+        )
+
+    @property
+    def _ends(self) -> tuple[int, ...]:
+        """The tokens that end an answer, the tokenizer's own first."""
+        ends = self._model.generation_config.eos_token_id
+        listed = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
+        return tuple(sorted(listed, key=lambda token: token != self._tokenizer.eos_token_id))
 
     def _told(
         self, request: Mapping[str, Any], decoding: SpeculativeDecoding | None, fallback: str | None, answer: list[int]
@@ -235,57 +343,9 @@ class TransformersEngine(Engine):
             raise ModelInvalidRequestError(f"{self.name}'s chat template refuses the messages: {error}") from error
 
 
-class _Writer:
-    """Takes token by token, delivers text run by run."""
+@dataclass(frozen=True)
+class _Drafting:
+    """A draft model, and whether its tokens are the target's."""
 
-    def __init__(self, tokenizer: Any, stop: StopTexts, job: Job) -> None:
-        self._tokenizer, self._stop, self._job = tokenizer, stop, job
-        self.tokens: list[int] = []
-        self._done = 0  # characters already passed on
-        self._ready = ""
-        self._unwanted = False
-        self._ended = False
-
-    def put(self, ids: Any) -> None:
-        """One more token."""
-        self.tokens.extend(ids.flatten().tolist())
-        self._ended = self.tokens[-1] in self._tokenizer.all_special_ids
-        text = self._tokenizer.decode(self.tokens, skip_special_tokens=True)
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # a character whose last bytes are still to come
-            self._ready += self._stop.feed(text[self._done :])
-            self._done = len(text)
-
-    def flush(self, accepted: bool) -> None:
-        """Deliver the text of the tokens since the last time; `accepted`: they had been drafted."""
-        if self._ready:
-            marked = {ACCEPTED_KEY: True} if accepted else {}
-            self._unwanted = self._job.deliver({"choices": [{"delta": {"content": self._ready}}], **marked})
-            self._ready = ""
-        self._unwanted = self._unwanted or not self._job.wanted
-
-    def stopping(self, ids: Any, scores: Any, **kwargs: Any) -> Any:
-        """A stopping criterion: a stop text has come, or nobody wants the answer any more."""
-        return ids.new_full((ids.shape[0],), int(self._unwanted or self._stop.found)).bool()
-
-    def finish(self, prompt_tokens: int, told: dict[str, Any]) -> None:
-        self._ready += self._stop.rest()
-        self.flush(accepted=False)
-        reason = "stop" if self._ended or self._stop.found else "length"
-        counts = {"prompt_tokens": prompt_tokens, "completion_tokens": len(self.tokens)}
-        self._job.deliver({"choices": [{"delta": {}, "finish_reason": reason}], "usage": counts, **told})
-
-
-class _Streamer:
-    """transformers' streamer interface to a writer: is given the prompt, then each token."""
-
-    def __init__(self, writer: _Writer) -> None:
-        self._writer, self._prompt_seen = writer, False
-
-    def put(self, ids: Any) -> None:
-        if self._prompt_seen:
-            self._writer.put(ids)
-            self._writer.flush(accepted=False)
-        self._prompt_seen = True
-
-    def end(self) -> None:
-        """Called when the generation is over."""
+    engine: TransformersEngine
+    same_tokens: bool

@@ -11,6 +11,8 @@ _PRIOR = {
     "first_lookup": (0.2, *_LOOKUP[1:]),
     "ngram_cache": _LOOKUP,
     "draft_model": (0.7,) * 8,
+    "draft_head": (0.5,) * 8,
+    "early_exit": (0.7,) * 8,
 }
 _TRIES_OF_PRIOR = 4.0
 

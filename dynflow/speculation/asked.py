@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from dynflow.errors import InputError
 from dynflow.speculation.statistics import SPECULATION_KEY
 
-Drafter = Literal["prompt_lookup", "ngram_cache", "draft_model"]
+Drafter = Literal["prompt_lookup", "ngram_cache", "draft_model", "draft_head", "early_exit"]
 DRAFTERS: tuple[Drafter, ...] = get_args(Drafter)
 LONGEST = 256
 """Most tokens of a draft that can be asked for; an engine may stay below."""
@@ -25,13 +25,15 @@ class Asked:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     drafters: tuple[Drafter, ...] | None = None
-    """None: lookup in the text, and the draft model if one is given."""
+    """None: lookup in the text, and the draft model and head that are given."""
     most: Annotated[int, Field(ge=1, le=LONGEST)] | None = None
     """Most tokens per draft; None: the engine's own limit."""
     draft: str | None = None
     """The draft model, as `model:` of its entry names it."""
     revision: str | None = None
     """Of a draft model from the hub."""
+    head: str | None = None
+    """A trained draft head: a folder, or `embedded/<name>`."""
     flow: str = ""
     """Whose requests these are: what a controller or an n-gram cache learns, it learns for one such name."""
 
@@ -50,11 +52,12 @@ class Asked:
             place = ".".join(str(part) for part in (SPECULATION_KEY, *fault["loc"]))
             raise InputError(f"the call option {place}: {fault['msg']}, not {fault['input']!r}") from None
 
-    def allows(self, drafter: Drafter) -> bool:
-        """Whether this drafter may be used."""
+    def allows(self, drafter: str) -> bool:
+        """Whether this one of DRAFTERS may be used."""
         if self.drafters is not None:
             return drafter in self.drafters
-        return drafter == "prompt_lookup" or (drafter == "draft_model" and self.draft is not None)
+        given = {"prompt_lookup": True, "draft_model": self.draft is not None, "draft_head": self.head is not None}
+        return given.get(drafter, False)
 
 
 @cache

@@ -95,12 +95,14 @@ class Controller:
     def learn_drafting(self, drafter: str, tokens: int, seconds: float) -> None:
         """A costly drafter took so long for so many tokens."""
         each = seconds / max(tokens, 1)
+        if not tokens:  # no plan has these seconds
+            self._balance -= seconds
         self._drafting[drafter] = each if drafter not in self._drafting else 0.8 * self._drafting[drafter] + 0.2 * each
 
     def _set_pause(self, plan: Plan, written: int) -> None:
         """A draft that paid is taken up again at once; after one that did not, the next probe waits twice as long."""
         assert plan.drafter is not None
-        if written * self._costs.of(1) >= self._seconds(plan.drafter, plan.tokens):
+        if plan.tokens and written * self._costs.of(1) >= self._seconds(plan.drafter, plan.tokens):
             self._pause[plan.drafter] = (0, _FIRST_PAUSE)
         else:
             pause = self._pause.get(plan.drafter, (0, _FIRST_PAUSE))[1]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dynflow.speculation.controller import PLAIN, Controller, Plan
 from dynflow.speculation.drafters import Drafter, Proposal
+from dynflow.speculation.early_exit import EarlyExit
 from dynflow.speculation.statistics import Speculation
 from dynflow.speculation.verification import verify
 
@@ -58,6 +59,9 @@ class SpeculativeDecoding:
     ) -> Tensor:
         """Text and answer, (1, length)."""
         cache = model_kwargs["past_key_values"]
+        for drafter in self._drafters.values():
+            if isinstance(drafter, EarlyExit):
+                drafter.share(cache)
         keep = {"logits_to_keep"} & model_kwargs.keys()
         self._sampled, self._dtype = bool(generation_config.do_sample), str(model.dtype).removeprefix("torch.")
         ids, text = input_ids, input_ids[0].tolist()

@@ -1,14 +1,16 @@
-"""A small model that drafts for a large one with the same tokenizer (needs torch and transformers)."""
+"""A small model that drafts for a large one (needs torch and transformers)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from math import inf
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
 from dynflow.speculation.drafters import Proposal
+from dynflow.speculation.token_text import translation_fault
 from dynflow.speculation.verification import draw
 
 
@@ -16,15 +18,24 @@ class DraftModel:
     """Writes drafts with its own key-value cache, greedily or drawn at a temperature. One per request.
 
     `vocabulary`: how many logits the target has; the draft model's are cut, or filled up with impossible tokens.
-    `wanted` is asked before each pass: where it says no, the draft ends there.
+    `wanted` is asked before each pass: where it says no, the draft ends there, as it does after a token of `ends`, and
+    where the model's positions end.
     """
 
     name = option = "draft_model"
     free = False
 
-    def __init__(self, model: Any, vocabulary: int, temperature: float | None, wanted: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        vocabulary: int,
+        temperature: float | None,
+        wanted: Callable[[], bool],
+        ends: Collection[int] = (),
+    ) -> None:
         """`temperature` None: greedy."""
         self._model, self._vocabulary, self._temperature, self._wanted = model, vocabulary, temperature, wanted
+        self._ends, self._positions = ends, getattr(model.config, "max_position_embeddings", None) or inf
         self._cache = DynamicCache(config=model.config)
         self._read: list[int] = []  # what the cache holds
         self._certain = 0  # tokens at its beginning that the text is known to have
@@ -37,26 +48,58 @@ class DraftModel:
             self._cache.crop(same - len(self._read))
             del self._read[same:]
         self._certain = same
-        drafted: list[int] = []
-        drawn_from: list[torch.Tensor] = []
-        new = list(tokens[same:])
-        with torch.no_grad():
-            while len(drafted) < limit and self._wanted():
-                ids = torch.tensor([new], device=self._model.device)
-                logits = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True).logits
-                self._read += new
-                last = self._fitted(logits[0, -1].float())
-                if self._temperature is None:
-                    new = [int(last.argmax())]
-                else:
-                    drawn_from.append((last / self._temperature).softmax(dim=-1))
-                    new = [draw(drawn_from[-1][None])]
-                drafted += new
-        return Proposal(drafted, distributions=torch.stack(drawn_from) if drawn_from else None)
+        proposal = write_on(
+            self._model,
+            self._cache,
+            tokens[same:],
+            min(limit, self._positions - len(tokens)),
+            self._temperature,
+            self._wanted,
+            self._vocabulary,
+            self._ends,
+        )
+        if proposal.tokens:
+            self._read += [*tokens[same:], *proposal.tokens[:-1]]
+        return proposal
 
-    def _fitted(self, logits: torch.Tensor) -> torch.Tensor:
-        missing = self._vocabulary - len(logits)
-        return torch.nn.functional.pad(logits[: self._vocabulary], (0, max(missing, 0)), value=-torch.inf)
+    def forget(self, certain: int) -> None:
+        """The text will not go on as it did: only so many of its first tokens are certain to stay."""
+        self._certain = min(self._certain, certain)
+
+
+def write_on(
+    model: Any,
+    cache: Any,
+    new: Sequence[int],
+    limit: float,
+    temperature: float | None,
+    wanted: Callable[[], bool],
+    vocabulary: int | None = None,
+    ends: Collection[int] = (),
+) -> Proposal:
+    """At most `limit` tokens that a model writes after `new`, which follow what is in its cache.
+
+    Greedily, or drawn at a temperature: then from as many logits as `vocabulary` says, cut or filled up with impossible
+    tokens. The last token is not in the cache afterwards. `wanted` is asked before each pass.
+    """
+    drafted: list[int] = []
+    drawn_from: list[torch.Tensor] = []
+    unread = list(new)
+    with torch.no_grad():
+        while len(drafted) < limit and wanted():
+            ids = torch.tensor([unread], device=model.device)
+            logits = model(input_ids=ids, past_key_values=cache, use_cache=True).logits[0, -1].float()
+            missing = 0 if vocabulary is None else vocabulary - len(logits)
+            fitted = torch.nn.functional.pad(logits[:vocabulary], (0, max(missing, 0)), value=-torch.inf)
+            if temperature is None:
+                unread = [int(fitted.argmax())]
+            else:
+                drawn_from.append((fitted / temperature).softmax(dim=-1))
+                unread = [draw(drawn_from[-1][None])]
+            drafted += unread
+            if unread[0] in ends:
+                break
+    return Proposal(drafted, distributions=torch.stack(drawn_from) if drawn_from else None)
 
 
 def cache_fault(model: Any) -> str | None:
@@ -74,12 +117,17 @@ def cache_fault(model: Any) -> str | None:
 
 
 def pair_fault(target: Any, draft: Any, target_tokenizer: Any, draft_tokenizer: Any) -> str | None:
-    """Why `draft` cannot draft for `target`, if so."""
+    """Why `draft` cannot draft for `target`, if so. A tokenizer other than the target's needs a TranslatedDraft."""
     if (fault := cache_fault(draft)) is not None:
         return fault
     sizes = draft.num_parameters(), target.num_parameters()
     if sizes[0] >= sizes[1]:
         return f"it is no smaller than the target ({sizes[0]:,} weights against {sizes[1]:,})"
-    if target_tokenizer.get_vocab() != draft_tokenizer.get_vocab():
-        return "its tokenizer is not the target's: drafting across tokenizers is not supported"
-    return None
+    return (
+        None if same_tokens(target_tokenizer, draft_tokenizer) else translation_fault(target_tokenizer, draft_tokenizer)
+    )
+
+
+def same_tokens(tokenizer: Any, other: Any) -> bool:
+    """Whether two tokenizers mean the same by each number."""
+    return bool(tokenizer.get_vocab() == other.get_vocab())

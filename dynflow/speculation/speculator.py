@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import DynamicCache
 
 from dynflow.speculation.acceptance import Acceptance
@@ -15,8 +16,9 @@ from dynflow.speculation.asked import Asked
 from dynflow.speculation.controller import Controller
 from dynflow.speculation.costs import Costs
 from dynflow.speculation.decoding import SpeculativeDecoding, Writer
-from dynflow.speculation.draft_model import DraftModel
 from dynflow.speculation.drafters import Drafter, FirstLookup, NgramCache, PromptLookup
+from dynflow.speculation.early_exit import first_layers, foreseen
+from dynflow.speculation.exit_depth import Depth, best, depth_fault, depths
 from dynflow.speculation.suffix_automaton import SuffixAutomaton
 
 _MOST = 16  # tokens of a draft, unless asked otherwise
@@ -33,36 +35,54 @@ class Speculator:
         """`costs`: known already; else they are measured when they are first needed."""
         self._model, self._costs = model, costs
         self._flows: OrderedDict[str, tuple[Acceptance, NgramCache]] = OrderedDict()
+        self._exit: Any = None  # the first layers, or why they cannot draft
 
     def measure(self) -> Costs:
         """Time passes of several sizes, once; the least of some rounds counts, for what disturbs only slows."""
         if self._costs is None:
-            measured = dict.fromkeys(_SIZES, float("inf"))
-            cache = DynamicCache(config=self._model.config)
-            with torch.no_grad():
-                started = time.perf_counter()
-                for round in range(_ROUNDS + 1):
-                    if round > 1 and time.perf_counter() - started > _PATIENCE:
-                        break
-                    for size in _SIZES:
-                        ids = torch.zeros((1, size), dtype=torch.long, device=self._model.device)
-                        began = time.perf_counter()
-                        self._model(input_ids=ids, past_key_values=cache, use_cache=True)
-                        if round:  # the first one warms up
-                            measured[size] = min(measured[size], time.perf_counter() - began)
-                        cache.crop(-size)
-            self._costs = Costs(measured)
+            self._costs = Costs(_timed(self._model, _SIZES))
         return self._costs
+
+    def first_layers(self, write: Callable[[], Sequence[tuple[Tensor, int]]]) -> Any:
+        """The model's own first layers, for drafts by early exit; how many is measured once, and kept.
+
+        `write` gives texts, (1, length), and where what the model wrote itself begins in each. Raises ValueError, with
+        the reason, where they agree too little with the whole model to pay.
+        """
+        if self._exit is None:
+            try:
+                self._exit = self._chosen_layers(write)
+            except ValueError as error:
+                self._exit = str(error)
+        if isinstance(self._exit, str):
+            raise ValueError(self._exit)
+        return self._exit
+
+    def _chosen_layers(self, write: Callable[[], Sequence[tuple[Tensor, int]]]) -> Any:
+        total = self._model.config.num_hidden_layers
+        layers = {count: first_layers(self._model, count) for count in depths(total)}
+        costs, texts = self.measure(), write()
+        tried = [
+            Depth(
+                count,
+                sum(foreseen(fewer, text, begin) for text, begin in texts),
+                sum(text.shape[1] - begin for text, begin in texts),
+                _timed(fewer, (1,))[1],
+            )
+            for count, fewer in layers.items()
+        ]
+        if (fault := depth_fault(tried, total, costs)) is not None:
+            raise ValueError(fault)
+        return layers[best(tried, costs).layers]
 
     def decoding(
         self,
         asked: Asked,
         writer: Writer,
         wanted: Callable[[], bool],
-        draft: Any = None,
-        temperature: float | None = None,
+        further: Sequence[Drafter] = (),
     ) -> SpeculativeDecoding:
-        """The decoding of one request. `draft`: a model that may draft, at a `temperature`, or (None) its likeliest."""
+        """The decoding of one request. `further`: drafters besides the lookups, for this request alone."""
         acceptance, ngrams = self._flow(asked.flow)
         drafters: list[Drafter] = []
         if asked.allows("prompt_lookup"):
@@ -70,8 +90,7 @@ class Speculator:
             drafters += [PromptLookup(automaton), FirstLookup(automaton)]
         if asked.allows("ngram_cache"):
             drafters.append(ngrams)
-        if draft is not None and asked.allows("draft_model"):
-            drafters.append(DraftModel(draft, self._model.config.vocab_size, temperature, wanted))
+        drafters += [drafter for drafter in further if asked.allows(drafter.option)]
         controller = Controller(self.measure(), acceptance, asked.most or _MOST)
         return SpeculativeDecoding(drafters, controller, writer, wanted)
 
@@ -86,3 +105,22 @@ class Speculator:
         if len(self._flows) > _FLOWS:
             self._flows.popitem(last=False)
         return kept
+
+
+def _timed(model: Any, sizes: Sequence[int]) -> dict[int, float]:
+    """Seconds of a pass by its number of tokens."""
+    measured = dict.fromkeys(sizes, float("inf"))
+    cache = DynamicCache(config=model.config)
+    started = time.perf_counter()
+    with torch.no_grad():
+        for round in range(_ROUNDS + 1):
+            if round > 1 and time.perf_counter() - started > _PATIENCE:
+                break
+            for size in sizes:
+                ids = torch.zeros((1, size), dtype=torch.long, device=model.device)
+                began = time.perf_counter()
+                model(input_ids=ids, past_key_values=cache, use_cache=True)
+                if round:  # the first one warms up
+                    measured[size] = min(measured[size], time.perf_counter() - began)
+                cache.crop(-size)
+    return measured

@@ -35,7 +35,7 @@ from dynflow.node import (
     Takes,
 )
 from dynflow.nodes.transcribe.audio import Recording, recording
-from dynflow.speculation.asked import Asked, Drafter
+from dynflow.speculation.asked import Asked
 from dynflow.speculation.statistics import SPECULATION_KEY, Speculation
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Transcribe(Node):
         draft: Annotated[str | None, NamesModel()] = Field(
             default=None, description="an entry of `models:`, a smaller Whisper model that drafts"
         )
-        drafters: list[Drafter] | None = Field(
+        drafters: list[Literal["prompt_lookup", "ngram_cache", "draft_model"]] | None = Field(
             default=None,
             min_length=1,
             description="what may draft; default: lookup, and the draft model if one is given",
@@ -241,7 +241,7 @@ class Transcribe(Node):
         from dynflow.nodes.transcribe.whisper import Order
 
         drafters = None if options.drafters is None else tuple(options.drafters)
-        asked = Asked(drafters, options.max_draft, options.draft, self._flow)
+        asked = Asked(drafters, options.max_draft, options.draft, flow=self._flow)
         return {
             "recordings": heard,
             "order": Order(options.timestamps, options.language, options.task, asked, self._draft()),

@@ -103,6 +103,7 @@ class Windows:
         from transformers import DynamicCache
 
         from dynflow.nodes.transcribe.hearing import Listener
+        from dynflow.speculation.draft_model import DraftModel
 
         heard = model_kwargs["encoder_outputs"]
         draft = None if self._draft is None else self._draft.listener(self._ear.features, heard)
@@ -113,7 +114,8 @@ class Windows:
             self._check()
             draft.attend(input_ids[:, :1])
         prepared = time.perf_counter() - began
-        decoding = self._speculator.decoding(self._asked, self._writer, self._wanted, draft)
+        drafters = [] if draft is None else [DraftModel(draft, model.config.vocab_size, None, self._wanted)]
+        decoding = self._speculator.decoding(self._asked, self._writer, self._wanted, drafters)
         ids = decoding(
             Listener(model, lambda: heard),
             input_ids,

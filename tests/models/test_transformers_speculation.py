@@ -20,7 +20,8 @@ from dynflow.models.store import create
 from dynflow.models.transformers import TransformersChat, TransformersEngine
 from dynflow.speculation.asked import Asked
 from dynflow.speculation.statistics import ACCEPTED_KEY, SPECULATION_KEY, Speculation
-from tests.speculation.tiny import save_tiny, tiny_llama
+from tests.speculation.tiny import CHEAP, FixedCosts, agreeing, letters, save_tiny, tiny_llama
+from tests.speculation.tiny_tokenizers import TEXTS, byte_fallback, byte_level
 
 PROMPTS = ("a b c d e a b c", "k k k", "d", "f g h i j k a b c d e f g h", "c a c a c a c")
 
@@ -164,13 +165,74 @@ def test_a_draft_model_drafts(folder: Path, small: Path) -> None:
     assert told(sampled).exactness == "exact_distribution"
 
 
+@pytest.mark.parametrize("kind", [byte_level, byte_fallback])
+def test_a_draft_model_of_another_tokenizer_drafts(tmp_path: Path, kind: Any) -> None:
+    """Each reads the prompt by its own chat template; one that refuses the messages is given their text."""
+    sizes = {"vocab_size": 420, "eos_token_id": None, "pad_token_id": 0}
+    kinds = [byte_level, byte_fallback] if kind is byte_level else [byte_fallback, byte_level]
+    target = chat(save_tiny(tmp_path / "target", tiny_llama(**sizes), kinds[0]()), max_tokens=30)
+    tokenizer = kinds[1]()
+    tokenizer.chat_template = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('no') }}{% endif %}" + (
+        tokenizer.chat_template
+    )
+    asked = Asked(
+        ("draft_model",), draft=str(save_tiny(tmp_path / "draft", tiny_llama(1, hidden=8, **sizes), tokenizer))
+    )
+    target.warm_up_speculation(asked)
+    drafted = 0
+    for messages in ([("user", TEXTS[1])], [("system", "Be brief."), ("user", TEXTS[0])]):
+        plain = target.invoke(messages)
+        message = target.invoke(messages, speculation=asked.as_dict())
+        assert message.text == plain.text
+        statistics = told(message)
+        assert statistics.fallback is None
+        assert statistics.drafters == ("draft_model",)
+        drafted += statistics.drafted
+        seeded = [
+            target.invoke(messages, temperature=1.0, seed=1, **more) for more in ({}, {"speculation": asked.as_dict()})
+        ]
+        assert seeded[0].text == seeded[1].text
+        assert told(seeded[1]).exactness == "exact_distribution"
+    assert drafted > 0
+
+
+def test_the_first_layers_draft_where_they_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dynflow.speculation.speculator.Speculator.measure", lambda self: FixedCosts(CHEAP))
+    model = chat(save_tiny(tmp_path, agreeing(eos_token_id=None, pad_token_id=0)))
+    asked = Asked(("early_exit",))
+    model.warm_up_speculation(asked)
+    accepted = 0
+    for prompt in PROMPTS:
+        message = model.invoke(prompt, speculation=asked.as_dict())
+        assert message.text == model.invoke(prompt).text
+        assert told(message).fallback is None
+        accepted += told(message).accepted
+    assert accepted > 20
+    seeded = [
+        model.invoke(PROMPTS[0], temperature=1.0, seed=1, speculation=more).text for more in (asked.as_dict(), {})
+    ]
+    assert seeded[0] == seeded[1]
+
+
+def test_the_first_layers_are_refused_where_they_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = FixedCosts({1: 1e-9, 17: 17e-9})
+    monkeypatch.setattr("dynflow.speculation.speculator.Speculator.measure", lambda self: costs)
+    model = chat(save_tiny(tmp_path, tiny_llama(layers=8)))
+    asked = Asked(("early_exit",))
+    with pytest.raises(
+        ArtefactError, match=r"cannot draft by its first layers: of \d+ tokens that it wrote, its first"
+    ):
+        model.warm_up_speculation(asked)
+    message = model.invoke(PROMPTS[0], speculation=asked.as_dict())
+    assert message.text == model.invoke(PROMPTS[0]).text
+    assert "decoded plainly" in (told(message).fallback or "")
+
+
 def test_what_cannot_speculate_is_refused_with_the_reason(folder: Path, small: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match=r"cannot draft for .*: it is no smaller than the target \([\d,]+ weights"):
         chat(small).warm_up_speculation(Asked(draft=str(folder)))
-    other = save_tiny(tmp_path / "other", tiny_llama(1, hidden=8))
-    tokenizer = other / "tokenizer.json"
-    tokenizer.write_text(tokenizer.read_text("utf-8").replace('"a": 0', '"z": 0'), "utf-8")
-    with pytest.raises(ArtefactError, match="its tokenizer is not the target's"):
+    other = save_tiny(tmp_path / "other", tiny_llama(1, hidden=8), letters("lmnopqrstuv"))
+    with pytest.raises(ArtefactError, match="of 11 words of the target's vocabulary its tokenizer keeps 0"):
         chat(folder).warm_up_speculation(Asked(draft=str(other)))
     sliding = chat(save_tiny(tmp_path / "sliding", sliding_window()))
     with pytest.raises(ArtefactError, match=r"cannot speculate: its cache has layers .* \(DynamicSlidingWindowLayer\)"):
@@ -202,6 +264,9 @@ def test_smollm2_writes_what_it_would_write_alone() -> None:
     prompts = [task.format(subject) for subject in subjects for task in tasks]
     for prompt in prompts if whole else prompts[:3]:
         assert model.invoke(prompt, speculation={}).text == model.invoke(prompt).text
+    if whole:
+        with pytest.raises(ArtefactError, match=r"of 72 tokens that it wrote, its first \d+ of 30 layers foresaw \d%;"):
+            model.warm_up_speculation(Asked(("early_exit",)))
 
 
 def sliding_window() -> Any:

@@ -15,6 +15,7 @@ from dynflow.models.settings import ModelSettings
 from dynflow.models.store import create
 
 SMALL = "{provider: llama_cpp, model: embedded/smollm2-135m-instruct, temperature: 0, max_tokens: 32}"
+LOCAL = "m: {provider: transformers, model: embedded/smollm2-135m-instruct}"
 BEGIN = "Repeat the following text word for word:\n\n"
 COPY = (
     f"{BEGIN}The harbour of Westmouth closed on Monday after a crane fell across the main pier. Nobody was hurt, but "
@@ -93,11 +94,18 @@ def test_labels_keep_their_ports() -> None:
         ("", "m: {provider: litellm, model: openai/gpt-5-mini}", "its provider is litellm"),
         ("", "m: {provider: host}", "its provider is host"),
         ("drafters: [prompt_lookup]", "m: {provider: ollama, model: tiny}", "ollama has no drafter 'prompt_lookup'"),
+        ("drafters: [early_exit]", f"m: {SMALL}", "the provider llama_cpp has no drafter 'early_exit'"),
+        ("drafters: [early_exit]", "m: {provider: ollama, model: tiny}", "ollama has no drafter 'early_exit'"),
         ("drafters: [draft_model]", f"m: {SMALL}", "needs `draft`"),
         ("draft: d", f"m: {SMALL}, d: {SMALL}", "cannot draft for itself"),
         ("draft: m", f"m: {SMALL}", "cannot draft for itself"),
         ("draft: d", f"m: {SMALL}, d: {{provider: transformers, model: x}}", "must be of the model's provider"),
         ("draft: d, drafters: [prompt_lookup]", f"m: {SMALL}, d: {SMALL}", "`drafters` has no draft_model"),
+        ("drafters: [draft_head]", LOCAL, "needs `draft_head`, a folder"),
+        ("draft_head: /none, drafters: [prompt_lookup]", LOCAL, "`drafters` has no draft_head"),
+        ("draft_head: /none", f"m: {SMALL}", "a model of llama_cpp takes no draft head"),
+        ("draft_head: /none", LOCAL, "there is no draft head in /none"),
+        ("draft_head: embedded/none", LOCAL, "dynflow brings no draft head 'embedded/none'"),
         ("draft: d", "m: {provider: ollama, model: a}, d: {provider: ollama, model: b}", "takes no draft model"),
     ],
 )

@@ -117,6 +117,18 @@ def test_a_costly_drafter_that_does_not_pay_is_probed_ever_more_rarely() -> None
     assert len([step for step in probed if step < 200]) >= 3
 
 
+def test_a_costly_drafter_that_finds_nothing_is_not_asked_at_every_step() -> None:
+    controller = Controller(Costs(FLAT), Acceptance(400), LONGEST)
+    asked = 0
+    for _ in range(200):
+        plan = controller.plan({}, ("draft_model",))
+        if plan.tokens:
+            asked, plan = asked + 1, Plan("draft_model", 0)
+            controller.learn_drafting("draft_model", 0, 0.5 * FLAT[1])
+        controller.learn(plan, {}, [0])
+    assert 1 <= asked <= 8
+
+
 def test_the_cheaper_of_two_drafters_that_promise_alike() -> None:
     controller = Controller(Costs(FLAT), Acceptance(400), LONGEST)
     controller.learn_drafting("draft_model", 10, 5.0)

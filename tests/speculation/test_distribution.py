@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import pytest
@@ -19,9 +20,13 @@ import torch
 from scipy.stats import chisquare
 
 from dynflow.speculation.draft_model import DraftModel
-from dynflow.speculation.drafters import PromptLookup, Proposal
+from dynflow.speculation.drafters import Drafter, PromptLookup, Proposal
+from dynflow.speculation.early_exit import EarlyExit, first_layers
+from dynflow.speculation.token_text import TokenText
+from dynflow.speculation.translated_draft import TranslatedDraft
 from dynflow.speculation.verification import verify
 from tests.speculation.tiny import VOCABULARY, generate, speculating, tiny_llama
+from tests.speculation.tiny_tokenizers import runs_of_letters
 
 SOAK = bool(os.environ.get("DYNFLOW_SOAK"))
 DRAWS = 20_000 if SOAK else 3_000
@@ -61,6 +66,30 @@ def drawn(text: list[int]) -> Proposal:
     return Proposal([first, second], distributions=DRAFT.next[[text[-1], first]])
 
 
+@cache
+def _pair() -> tuple[Any, Any, Any]:
+    """Tokenizers of a target and of a draft model whose tokens are runs of the target's, and that model."""
+    other = runs_of_letters("fh", "bc", "fhf", "dd", "lf", "aa")
+    return runs_of_letters(), other, tiny_llama(2, hidden=8, vocab_size=len(other))
+
+
+def translating(prompt: Sequence[int]) -> TranslatedDraft:
+    """Drafts across tokenizers."""
+    target, other, small = _pair()
+    theirs = TokenText(other, other.encode(target.decode(prompt)))
+    return TranslatedDraft(DraftModel(small, len(other), None, lambda: True), TokenText(target, prompt), theirs)
+
+
+def translated(text: list[int]) -> Proposal:
+    """What that model says after a token, which nobody drew."""
+    return _translated(text[-1])
+
+
+@cache
+def _translated(token: int) -> Proposal:
+    return translating([START]).draft([START, token], 3)
+
+
 def careless(logits: Any, ids: Any, proposal: Proposal, processors: Any, sample: bool) -> list[int]:
     """Redraws from the target itself after a rejection, in place of what remains of it without the draft."""
     written: list[int] = []
@@ -90,13 +119,13 @@ def p_values(drafter: Callable[[list[int]], Proposal], rule: Verify, draws: int)
     ]
 
 
-@pytest.mark.parametrize("drafter", [looked_up, drawn])
+@pytest.mark.parametrize("drafter", [looked_up, drawn, translated])
 def test_the_distribution_is_the_targets(drafter: Callable[[list[int]], Proposal]) -> None:
     torch.manual_seed(11)
     assert min(p_values(drafter, verify, DRAWS)) > 1e-6
 
 
-@pytest.mark.parametrize("drafter", [looked_up, drawn])
+@pytest.mark.parametrize("drafter", [looked_up, drawn, translated])
 def test_a_rule_that_is_nearly_right_is_found_out(drafter: Callable[[list[int]], Proposal]) -> None:
     torch.manual_seed(12)
     assert max(p_values(drafter, careless, DRAWS)) < 1e-9
@@ -111,15 +140,23 @@ def test_distributions_that_differ_by_rounding_alone() -> None:
         assert len(verify(logits, torch.tensor([[START]]), proposal, [], True)) in (1, 2)
 
 
-@pytest.mark.parametrize("drafter", ["lookup", "model"])
+@pytest.mark.parametrize("drafter", ["lookup", "model", "translated", "early_exit"])
 def test_through_the_whole_loop(drafter: str) -> None:
     """With a random Llama; the exact distributions by going through all 12^4 texts."""
-    model, small, prompt = tiny_llama(), tiny_llama(1, hidden=8), [1, 2, 3, 1, 2]
+    layers = 2 if drafter == "early_exit" else 1
+    model, small, prompt = tiny_llama(layers=layers), tiny_llama(1, hidden=8), [1, 2, 3, 1, 2]
     draws = DRAWS if SOAK else 100
     counts = torch.zeros(len(PLACES), VOCABULARY)
     torch.manual_seed(13)
+    first = first_layers(model, 1) if layers > 1 else None
+    drafting: dict[str, Callable[[], Drafter]] = {
+        "lookup": PromptLookup,
+        "model": lambda: DraftModel(small, VOCABULARY, 1.0, lambda: True),
+        "translated": lambda: translating(prompt),
+        "early_exit": lambda: EarlyExit(first, 1.0, lambda: True),
+    }
     for _ in range(draws):
-        used = PromptLookup() if drafter == "lookup" else DraftModel(small, VOCABULARY, 1.0, lambda: True)
+        used = drafting[drafter]()
         answer = generate(
             model, prompt, speculating([used], longest=3), do_sample=True, top_k=0, max_new_tokens=5, eos_token_id=None
         )

@@ -24,23 +24,32 @@ def tiny_llama(seed: int = 0, hidden: int = 16, layers: int = 1, **config: Any) 
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
+    usual = {"vocab_size": VOCABULARY, "max_position_embeddings": 256, "eos_token_id": 11, "pad_token_id": 11}
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=VOCABULARY,
             hidden_size=hidden,
             intermediate_size=2 * hidden,
             num_hidden_layers=layers,
             num_attention_heads=2,
             num_key_value_heads=1,
-            max_position_embeddings=256,
             initializer_range=0.5,
             bos_token_id=None,
-            eos_token_id=11,
-            pad_token_id=11,
-            **config,
+            **{**usual, **config},
         )
     )
     return model.eval()
+
+
+def agreeing(layers: int = 8, **config: Any) -> Any:
+    """A model whose layers after the first do nothing, so that the first alone says what all say."""
+    import torch
+
+    model = tiny_llama(layers=layers, **config)
+    with torch.no_grad():
+        for layer in model.model.layers[1:]:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+    return model
 
 
 class Tokens:
@@ -91,18 +100,23 @@ def generate(
     return answer
 
 
-def save_tiny(folder: Path, model: Any) -> Path:
-    """The model as a folder with a tokenizer of one-letter words, a to k, and a chat template that adds nothing."""
+def save_tiny(folder: Path, model: Any, tokenizer: Any = None) -> Path:
+    """The model as a folder. Its tokenizer, unless given, has one-letter words, a to k, and a bare chat template."""
+    (tokenizer or letters()).save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def letters(words: str = "abcdefghijk") -> Any:
+    """A tokenizer of eleven one-letter words and an end."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
     from transformers import PreTrainedTokenizerFast
 
-    words = {letter: index for index, letter in enumerate("abcdefghijk")} | {"</s>": 11}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="</s>"))
+    vocabulary = {letter: index for index, letter in enumerate(words)} | {"</s>": 11}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="</s>"))
     tokenizer.pre_tokenizer = Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="</s>")
     fast.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
-    fast.save_pretrained(folder)
-    model.save_pretrained(folder)
-    return folder
+    return fast

@@ -1,0 +1,1 @@
+"""How draft heads are trained: the target's own text, the fit, its figures, its card."""

@@ -29,6 +29,7 @@ from shapes_data import Captioned, prepare
 from torch import Tensor
 from tqdm import tqdm
 
+from dynflow.learning.precision import half_precision
 from dynflow.nodes.adaptive_diffusion.shapes.oracle import alignment
 from dynflow.nodes.adaptive_diffusion.shapes.pipeline import ShapesPipeline
 from dynflow.nodes.adaptive_diffusion.shapes.scenes import draw_captions
@@ -72,7 +73,7 @@ class Training:
         sigma = torch.sigmoid(torch.randn(len(pictures), device=self.device) * NOISE[1] + NOISE[0])
         level = sigma[:, None, None, None]
         noisy = torch.lerp(pictures, torch.randn_like(pictures), level)
-        with torch.autocast(self.device, torch.bfloat16):
+        with half_precision(self.device):
             clean = self.model.predict_clean(noisy, sigma, context, mask)
         loss = ((clean - pictures) / level.clamp(min=LEAST_DIVISOR)).square().mean()  # the velocity's squared error
         loss.backward()

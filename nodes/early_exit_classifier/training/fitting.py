@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from dynflow.errors import InputError
+from dynflow.learning.precision import half_precision
 from dynflow.nodes.early_exit_classifier.training.stages import Loss, Stage, stages_of
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Fitting:
                 self._keep(number, step=step, **states)
             last_only = stage.trains_last_only(step)
             teacher = None if self._teacher is None else self._teacher[rows]
-            with _half_precision():
+            with half_precision():
                 logits = self._logits([self._tokens[row] for row in rows])
             loss = self._loss(logits, self._labels[rows], teacher, last_only)
             optimiser.zero_grad()
@@ -166,7 +166,7 @@ class Fitting:
         order = np.argsort([len(each) for each in tokens], kind="stable")
         for at in range(0, len(order), _JUDGED_ROWS):
             rows = order[at : at + _JUDGED_ROWS]
-            with _half_precision():
+            with half_precision():
                 found[torch.from_numpy(rows)] = self._logits([tokens[row] for row in rows])[-1].float()
         return found
 
@@ -178,9 +178,3 @@ class Fitting:
 def _rate(step: int, steps: int) -> float:
     warm = max(_WARM_UP * steps, 1.0)
     return min((step + 1) / warm, (steps - step) / max(steps - warm, 1.0), 1.0)
-
-
-def _half_precision() -> AbstractContextManager[Any]:
-    """bfloat16 where the processor multiplies it quicker than float32."""
-    known = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast("cpu", torch.bfloat16) if known else nullcontext()

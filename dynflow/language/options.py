@@ -64,7 +64,9 @@ class Options(BaseModel):
     Strict, so that what the text says stays what it looks like: `buffer: no` is text, and refused.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, strict=True, allow_inf_nan=False
+    )
 
     static: ClassVar[frozenset[str]] = frozenset()
     """Fields that shape the graph and so must be literals."""

@@ -16,7 +16,7 @@ PROVIDERS: tuple[str, ...] = get_args(Provider)
 class Rates(BaseModel):
     """USD per million tokens. A price of which only one side is given is no price (see `known`)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     input: float = Field(default=0.0, ge=0, description="USD per million prompt tokens")
     output: float = Field(default=0.0, ge=0, description="USD per million completion tokens, reasoning among them")
@@ -62,7 +62,7 @@ class Price(Rates):
 class Capabilities(BaseModel):
     """What a model can take; unknown (None) never closes an edge."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     tools: bool | None = Field(default=None, description="can call tools")
     images: bool | None = Field(default=None, description="reads images")

@@ -29,6 +29,7 @@ from dynflow.nodes.adaptive_diffusion.options import (
     GuidanceOption,
     PredictOption,
     QualityOption,
+    finish_of,
 )
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ class AdaptiveDiffusion(Node):
         from dynflow.nodes.adaptive_diffusion.contract import rule_of
 
         settings = self.resources.model_settings(self.options.model)
-        return rule_of(self._predictor, settings, self.resources.folder, self.options.quality)
+        finish = finish_of(self.options.converge)
+        return rule_of(self._predictor, settings, self.resources.folder, self.options.quality, finish)
 
     def trained_on(self, request: Request) -> bool:
         own = self.options.prompt is None and self.options.predict is not None
@@ -236,9 +238,10 @@ class AdaptiveDiffusion(Node):
         """In the order in which they plan: a budget holds what the others leave of it."""
         predict, converge = options.predict, options.converge
         if options.quality is not None:
-            contract = self._predictor.facts.contract(options.quality)
+            contract = self._predictor.facts.contract(options.quality, finish_of(converge))
             predict = {"quantile": contract.quantile}
-            converge = None if contract.threshold is None else {"threshold": contract.threshold}
+            kept = {"threshold": contract.threshold, "finish": contract.finish}
+            converge = None if contract.threshold is None else kept
         if predict is not None:
             from dynflow.nodes.adaptive_diffusion.predictor import Predict
 

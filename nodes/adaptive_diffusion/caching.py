@@ -51,9 +51,9 @@ def caching(pipeline: Any, cache: Cache, steering: Steering | None) -> Iterator[
     mixin: Any = diffusers.CacheMixin
     if steering is None or not isinstance(denoiser, mixin):
         raise Unsuited("it has no caches in diffusers")
-    clock = _Clock(steering, once=cache.method != "first_block")
+    clock = _Clock(steering)
     told: Any = denoiser
-    watching = told.register_forward_pre_hook(clock.tick)
+    watching = None if cache.method == "first_block" else told.register_forward_pre_hook(clock.tick)
     try:
         config = _config(cache, lambda: clock.now)
         try:
@@ -63,7 +63,8 @@ def caching(pipeline: Any, cache: Cache, steering: Steering | None) -> Iterator[
             raise
         yield
     finally:
-        watching.remove()
+        if watching is not None:
+            watching.remove()
         if told.is_cache_enabled:
             told.disable_cache()
 
@@ -92,19 +93,18 @@ def _config(cache: Cache, timestep: Callable[[], float]) -> Any:
 
 
 class _Clock:
-    """Tells a cache the time. Caches of attention do not know whom they are asked for: pipelines that call the denoiser
+    """Tells a cache of attention the time. It does not know whom it is asked for: pipelines that call the denoiser
     twice a step, with the prompt and without, would mix the two up."""
 
-    def __init__(self, steering: Steering, once: bool) -> None:
+    def __init__(self, steering: Steering) -> None:
         self.now = 0.0
-        self._steering, self._once = steering, once
+        self._steering = steering
         self._last: torch.Tensor | None = None
 
     def tick(self, _module: Any, _args: Any) -> None:
         timestep = self._steering.timestep
         if timestep is None:
             raise Unsuited("it walks through timesteps of its own")
-        if timestep is not self._last:
-            self._last, self.now = timestep, float(timestep)
-        elif self._once:
+        if timestep is self._last:
             raise Unsuited("it calls its denoiser more than once a step: `first_block` may do")
+        self._last, self.now = timestep, float(timestep)

@@ -10,9 +10,10 @@ from dynflow.language.references import Reference
 from dynflow.language.types import number
 from dynflow.learning.heads import located as head_located
 from dynflow.node import BuildScope, Finding
+from dynflow.nodes.adaptive_diffusion.options import finish_of
 from dynflow.nodes.adaptive_diffusion.pipelines import located
 
-_NOT_PROMISED = ("converge", "budget", "size", "guidance", "cache", "negative", "strength")
+_NOT_PROMISED = ("budget", "size", "guidance", "cache", "negative", "strength")
 """Options that change what a promise was calibrated on."""
 _MAPPINGS = ("converge", "predict", "budget", "guidance", "cache")
 
@@ -34,6 +35,9 @@ def findings(options: Any, scope: BuildScope) -> Iterable[Finding]:
         given = getattr(options, name)
         if isinstance(given, Mapping):
             yield from _of_numbers(name, given, scope)
+    if isinstance(options.converge, Mapping) and options.quality is None and "threshold" not in options.converge:
+        text = "`converge` needs a `threshold`, such as 0.1; only a calibrated `quality` sets it itself"
+        yield Finding("bad_value", text, ("converge",))
     if isinstance(options.budget, Mapping) and len(options.budget) != 1:
         yield Finding("bad_value", "`budget` takes `steps` or `seconds`, one of them", ("budget",))
     if isinstance(options.cache, Mapping):
@@ -85,11 +89,12 @@ def _of_predictor(options: Any, artefact: str, scope: BuildScope) -> Iterator[Fi
             yield Finding("bad_value", str(error), ("predict", "quantile"))
         return
     given = [name for name in _NOT_PROMISED if getattr(options, name) is not None]
+    given += [name for name in options.converge or () if name != "finish"]
     if given or quantile is not None:
         text = f"`quality` is promised as it was calibrated: leave `{given[0] if given else 'quantile'}` out"
         yield Finding("bad_value", text, ("quality",))
     try:
-        contract = facts.contract(options.quality)
+        contract = facts.contract(options.quality, finish_of(options.converge))
     except ValueError as error:
         if not scope.calibrating:
             yield Finding("bad_value", f"`quality`: {error}; `dynflow calibrate` does it", ("quality",))

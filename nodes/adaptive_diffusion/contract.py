@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from dynflow.calibration.contracts import Tries
 from dynflow.calibration.rules import ContractRule
 from dynflow.errors import CalibrationError
-from dynflow.nodes.adaptive_diffusion.predictor import WHOLE, Contract, Predictor, add_contract, steps_of
+from dynflow.nodes.adaptive_diffusion.predictor import WHOLE, Contract, Predictor, add_contract, asked_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,17 +21,20 @@ if TYPE_CHECKING:
     from dynflow.models.settings import ModelSettings
     from dynflow.nodes.adaptive_diffusion.recordings import Recording
 
-THRESHOLDS: tuple[float | None, ...] = (None, *(float(f"{each:.3g}") for each in np.geomspace(0.003, 3, 37)))
+THRESHOLDS: tuple[float | None, ...] = (None, *(float(f"{each:.3g}") for each in np.geomspace(0.003, 30, 49)))
 """Of `converge`, from the strictest on; None: it is not at work. They are the same whatever was recorded."""
 
 
 def rule_of(
-    predictor: Predictor, settings: ModelSettings, folder: Path | None, quality: Mapping[str, Any]
+    predictor: Predictor, settings: ModelSettings, folder: Path | None, quality: Mapping[str, Any], finish: int
 ) -> ContractRule:
-    """How the promise `quality` of a node is calibrated. Raises CalibrationError where the predictor does not fit."""
+    """How the promise `quality` of a node is calibrated whose `converge` finishes in so many steps (0: in none).
+
+    Raises CalibrationError where the predictor does not fit.
+    """
     facts = predictor.facts
     try:
-        contract = Contract(quality["metric"], steps_of(quality["to"]), quality["at_least"], quality["for"], WHOLE)
+        contract = asked_for(quality, finish)
     except ValueError as error:
         raise CalibrationError(f"`quality`: {error}") from error
     if contract.steps != facts.counts[-1]:
@@ -42,7 +46,16 @@ def rule_of(
     def runs(prompts: Sequence[str], path: Path, seeds: int, progress: Progress) -> Tries:
         from dynflow.nodes.adaptive_diffusion.recording import record
 
-        recording = record(settings, prompts, path, folder=folder, counts=facts.counts, seeds=seeds, progress=progress)
+        recording = record(
+            settings,
+            prompts,
+            path,
+            folder=folder,
+            counts=facts.counts,
+            seeds=seeds,
+            finish=contract.finish,
+            progress=progress,
+        )
         if facts.model_sha256 not in (None, recording.about.sha256):
             raise CalibrationError(
                 f"{settings.model} has changed since the predictor in {facts.folder} was trained: train it again"
@@ -52,8 +65,7 @@ def rule_of(
 
     def keep(setting: tuple[float, float | None], rests_on: Mapping[str, Any]) -> None:
         quantile, threshold = setting
-        told = (contract.metric, contract.steps, contract.at_least, contract.share)
-        add_contract(facts, Contract(*told, quantile, threshold, dict(rests_on)))
+        add_contract(facts, replace(contract, quantile=quantile, threshold=threshold, rests_on=dict(rests_on)))
 
     return ContractRule(
         statement=f"{contract.metric} to {contract.steps} steps is at least {contract.at_least:g}",
@@ -90,5 +102,5 @@ def outcome(
     for count in set(planned):
         run, rows = recording.runs[count], np.flatnonzero(of_image == count)
         stops = run.stops(threshold)[rows]
-        values[rows], steps[rows] = run.metrics[metric][rows, stops], stops + 1
+        values[rows], steps[rows] = run.metrics[metric][rows, stops], run.calls(recording.about.finish)[stops]
     return values, steps

@@ -12,8 +12,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from dynflow.nodes.adaptive_diffusion.finishing import Rest
+
 Watch = Callable[["torch.Tensor", int], bool]
 """`watch(clean, left)`: whether an image may stop; its predicted clean latents, and how many planned steps are left."""
+
+TURNINGS = frozenset(round(2 ** (third / 3)) for third in range(3, 31))
+"""Steps after which a run may be left to be finished: 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40 and so on.
+
+Each is about a quarter more than the last: images that come to rest at about the same time finish in one batch, and a
+recording of all that could happen is of these.
+"""
+
+
+def turnings(total: int, finish: int) -> list[int]:
+    """After which steps a run of so many may be left, to be finished in fewer than are left."""
+    return [steps for steps in sorted(TURNINGS) if total - steps > finish]
 
 
 @dataclass(slots=True)
@@ -28,6 +42,8 @@ class Decision:
     """Told of its end: steps taken, and seconds."""
     finish: int = 0
     """Longer steps that take what is left where it is stopped; 0: it ends there, with its clean image."""
+    follow: Callable[[Rest], object] | None = None
+    """Told after each step where its run stands, in any case."""
 
 
 def drift(before: torch.Tensor, now: torch.Tensor, left: int) -> torch.Tensor:
@@ -52,6 +68,7 @@ class Converge(Decider):
     """Stop where the predicted clean image no longer moves: keep that image, or take what is left in `finish` steps.
 
     Its `drift` must be at most `threshold` at `patience` steps in a row, of which the first is at least step `least`.
+    To be finished it is left at a turning only.
     """
 
     threshold: float
@@ -73,7 +90,7 @@ class Converge(Decider):
             if last is None or taken < self.least:
                 return False
             calm = calm + 1 if float(drift(last[None], now[None], left)) <= self.threshold else 0
-            return calm >= self.patience
+            return calm >= self.patience and (not self.finish or taken in TURNINGS)
 
         return watch
 

@@ -51,6 +51,8 @@ class Order:
     decisions: Sequence[Decision] = ()
     start: Image | None = None
     """What it begins with, instead of noise alone; `look.strength` says how much of it is left."""
+    rest: Rest | None = None
+    """Where its run was left: it takes what is left of that, in its longer steps."""
 
     @property
     def walked(self) -> int:
@@ -144,7 +146,8 @@ def draw(
             continue
         alone = (watched(order) and not leaves(pipeline)) or (order.look.cache is not None and order.look.cache.alone)
         size = order.start.size if order.start else None
-        key = (order.planned, order.look, order.finish, order.negative is None, size, place if alone else None)
+        left = order.rest.steps if order.rest else None
+        key = (order.planned, order.look, order.finish, left, order.negative is None, size, place if alone else None)
         groups[key].append(place)
     for places in groups.values():
         for part, drawn in _in_memory(pipeline, orders, places, check, output_type):
@@ -159,7 +162,7 @@ def draw(
 
 def watched(order: Order) -> bool:
     """Whether an image may end before its plan does."""
-    return any(decision.watch for decision in order.decisions)
+    return order.rest is None and any(decision.watch for decision in order.decisions)
 
 
 def _in_memory(
@@ -227,25 +230,23 @@ def _run(
 
 
 def _once(
-    pipeline: Any,
-    orders: Sequence[Order],
-    check: Callable[[], None],
-    output_type: str,
-    rests: Sequence[Rest] = (),
+    pipeline: Any, orders: Sequence[Order], check: Callable[[], None], output_type: str
 ) -> Sequence[Drawn | Exception]:
-    """One batch, on copies of pipeline and scheduler; where it has come to rest, what is left of it."""
+    """One batch, on copies of pipeline and scheduler; then what is left of those that have come to rest."""
     first, look = orders[0], orders[0].look
     began = time.perf_counter()
     own = copy.copy(pipeline)
     own.set_progress_bar_config(disable=True)
+    rests = [order.rest for order in orders if order.rest]
     walk = rests[0].walk(first.finish) if rests else None
     if walk is not None and leaves(own):  # others are guided to the end
         inside = sum(step < look.guided * rests[0].total for step in walk)
         look = replace(look, guided=inside / len(walk), guidance=look.guidance if inside else 1.0)
-    watches = [[] if rests else [each.watch() for each in order.decisions if each.watch] for order in orders]
+    watches = [[each.watch() for each in order.decisions if each.watch and not rests] for order in orders]
+    follows = [[each.follow for each in order.decisions if each.follow and not rests] for order in orders]
     steering: Steering | None = None
     if hasattr(own, "scheduler"):
-        steering = Steering(own, watches, check, look.guided, first.finish, walk)
+        steering = Steering(own, watches, check, look.guided, first.finish, walk, follows)
     given: dict[str, Any] = {
         "prompt": [order.prompt for order in orders],
         "negative_prompt": [order.negative for order in orders] if first.negative is not None else None,
@@ -268,6 +269,8 @@ def _once(
                 output_type=output_type,
                 **(steering.hooks() if steering else {}),
             )
+        if result is None:  # its pipeline was left in the middle
+            own.maybe_free_model_hooks()
         if steering and not any(steering.taken):  # it steps a scheduler of its own making
             steering.release()
             steering = None
@@ -296,9 +299,7 @@ def _once(
     ]
     for steps in sorted({rest.steps for rest in left.values()}):
         places = [place for place, rest in left.items() if rest.steps == steps]
-        ends = _once(
-            pipeline, [orders[place] for place in places], check, output_type, [left[place] for place in places]
-        )
+        ends = _once(pipeline, [replace(orders[place], rest=left[place]) for place in places], check, output_type)
         for place, end in zip(places, ends, strict=True):
             found[place] = _joined(found[place], end)
     return found

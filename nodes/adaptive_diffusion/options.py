@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NotRequired
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, FiniteFloat
 from typing_extensions import TypedDict
@@ -17,15 +18,25 @@ class ConvergeOption(TypedDict):
 
     __pydantic_config__ = _CLOSED  # type: ignore[misc]
 
-    threshold: Annotated[
-        FiniteFloat | Reference,
-        Field(description="how far, relative to its size, the clean image may still seem to go; such as 0.1"),
+    threshold: NotRequired[
+        Annotated[
+            FiniteFloat | Reference,
+            Field(
+                description="how far, relative to its size, the clean image may still seem to go, such as 0.1; "
+                "unset only where `quality` sets it"
+            ),
+        ]
     ]
     patience: NotRequired[Annotated[int, Field(ge=1, description="steps in a row that must be calm; default: 1")]]
     least: NotRequired[Annotated[int, Field(ge=2, description="steps that are taken in any case; default: 2")]]
     finish: NotRequired[
         Annotated[int, Field(ge=2, description="take what is left in so many longer steps; default: in none")]
     ]
+
+
+def finish_of(converge: Mapping[str, Any] | None) -> int:
+    """The longer steps that what `converge` stops is finished in; 0: in none."""
+    return int((converge or {}).get("finish", 0))
 
 
 class PredictOption(TypedDict):

@@ -45,7 +45,7 @@ HASHES = "hashes"
 class Contract:
     """A promise: that an image reaches `at_least` this `metric` to the same seed's image of `steps` steps, for this
     `share` of new prompts; and what keeps it, as calibrated: a quantile of the predictor, a threshold of `converge`
-    (None: without)."""
+    (None: without), the longer steps that what it stops is finished in (0: in none)."""
 
     metric: str
     steps: int
@@ -53,11 +53,13 @@ class Contract:
     share: float
     quantile: float
     threshold: float | None = None
+    finish: int = 0
     rests_on: Mapping[str, Any] = field(default_factory=dict)
     """What was calibrated on: `n` prompts, `confidence`, `bound`, `steps` in the mean, `made`."""
 
     def __str__(self) -> str:
-        return f"{self.metric} to {self.steps} steps at least {self.at_least:g} for {self.share:g}"
+        finished = f", finished in {self.finish} steps" if self.finish else ""
+        return f"{self.metric} to {self.steps} steps at least {self.at_least:g} for {self.share:g}{finished}"
 
 
 @dataclass(frozen=True)
@@ -76,20 +78,32 @@ class Facts:
     model_sha256: str | None = None
     """Of the model that it was trained for, as recordings have it; None: unknown."""
 
-    def contract(self, wanted: Mapping[str, Any]) -> Contract:
-        """The contract that the option `quality` asks for. Raises ValueError where it was not calibrated."""
-        asked = Contract(wanted["metric"], steps_of(wanted["to"]), wanted["at_least"], wanted["for"], 0.0)
+    def contract(self, wanted: Mapping[str, Any], finish: int) -> Contract:
+        """The contract that the option `quality` asks for, where `converge` finishes in so many steps.
+
+        Raises ValueError where it was not calibrated.
+        """
+        asked = asked_for(wanted, finish)
         for each in self.contracts:
             if str(each) == str(asked):
                 return each
         others = f": it was for {'; '.join(map(str, self.contracts))}" if self.contracts else ""
         raise ValueError(f"the predictor in {self.folder} was not calibrated for {asked}{others}")
 
-    def place(self, quantile: float) -> int:
-        """Where the quantile stands. Raises ValueError where it is none of those that are told."""
+    def place(self, quantile: float | None) -> int:
+        """Where the quantile stands. Raises ValueError where it is none of those that are told, or not given."""
+        told = ", ".join(map(str, self.quantiles))
+        if quantile is None:
+            raise ValueError(f"`predict` needs a `quantile`, one of {told}; only a calibrated `quality` sets it itself")
         if quantile not in self.quantiles:
-            raise ValueError(f"the predictor tells the quantiles {', '.join(map(str, self.quantiles))}, not {quantile}")
+            raise ValueError(f"the predictor tells the quantiles {told}, not {quantile}")
         return self.quantiles.index(quantile)
+
+
+def asked_for(quality: Mapping[str, Any], finish: int) -> Contract:
+    """What the option `quality` promises, with nothing yet that keeps it. Raises ValueError for no number of steps."""
+    told = (quality["metric"], steps_of(quality["to"]), quality["at_least"], quality["for"])
+    return Contract(*told, quantile=WHOLE, finish=finish)
 
 
 def steps_of(text: str) -> int:
@@ -206,13 +220,12 @@ class Predictor:
         known = self.facts.counts
         if set(quantiles) == {WHOLE}:
             return [[None] * len(prompts) for _ in quantiles]
-        doublings = forward(self._loaded(), Encoder.shared().embed(prompts)).astype(float)
+        doublings = corrected(forward(self._loaded(), Encoder.shared().embed(prompts)), self.facts.offsets)
 
         def rounded_up(quantile: float) -> list[int | None]:
             if quantile == WHOLE:
                 return [None] * len(prompts)
-            place = self.facts.place(quantile)
-            needed = 2.0 ** (doublings[:, place] + self.facts.offsets[place])
+            needed = 2.0 ** doublings[:, self.facts.place(quantile)]
             return [next((count for count in known if count >= each - 1e-6), None) for each in needed]
 
         return [rounded_up(quantile) for quantile in quantiles]
@@ -237,6 +250,14 @@ def forward(head: Mapping[str, Any], embeddings: NDArray[np.float32]) -> NDArray
 
     inner = np.maximum(embeddings @ head["weight1"].T + head["bias1"], 0.0)
     return np.asarray(np.maximum.accumulate(inner @ head["weight2"].T + head["bias2"], axis=1))
+
+
+def corrected(told: NDArray[np.float32], offsets: Sequence[float]) -> NDArray[np.float64]:
+    """Quantiles [n, quantiles] with their offsets. Where these would let two cross, the lower one's is taken for both:
+    what is planned for more images never falls, and covers no fewer."""
+    import numpy as np
+
+    return np.asarray(np.maximum.accumulate(told.astype(float) + np.asarray(offsets), axis=1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from dynflow.errors import InputError
 from dynflow.models.diffusers import find
-from dynflow.nodes.adaptive_diffusion.deciders import Decision, Watch, drift
+from dynflow.nodes.adaptive_diffusion.clean import tells_clean_images
+from dynflow.nodes.adaptive_diffusion.deciders import Decision, Watch, drift, turnings
 from dynflow.nodes.adaptive_diffusion.decoding import decode
 from dynflow.nodes.adaptive_diffusion.drawing import Look, Order, draw
+from dynflow.nodes.adaptive_diffusion.finishing import Rest, can_skip
 from dynflow.nodes.adaptive_diffusion.pipelines import loaded, located
 from dynflow.nodes.adaptive_diffusion.recordings import METRICS, MOST_PSNR, About, Image, Recording, RecordingFile, Run
 from dynflow.nodes.adaptive_diffusion.shapes.metrics import psnr, ssim
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     from dynflow.learning.kept import Progress
     from dynflow.models.settings import ModelSettings
 
-LABEL = "rendering"
 _AT_ONCE = {"cpu": 16, "gpu": 64}
 """Images: more do not stay in a CPU's cache."""
 
@@ -38,31 +40,39 @@ def record(
     folder: Path | None = None,
     counts: Sequence[int],
     seeds: int = 2,
+    finish: int = 0,
     batch: int | None = None,
     progress: Progress = lambda done, total, what: None,
 ) -> Recording:
     """Whole runs of `seeds` images of each prompt, from `path` what it has, the others rendered and appended there.
 
-    `settings` is the entry of `models:`, `folder` what relative paths of it count from. `batch` is of images at once.
-    Prompts that come twice count once. Raises InputError for a file of other runs, MissingDependency, MissingModel,
+    `settings` is the entry of `models:`, `folder` what relative paths of it count from. `finish` is the longer steps in
+    which what `converge` stops is finished (0: it ends there): each turning of each run then costs so many calls more.
+    `batch` is of images at once. Prompts that come twice count once. Raises InputError for a file of other runs, and
+    for a scheduler that takes no longer steps where there is a `finish`; MissingDependency, MissingModel,
     ArtefactError, NodeFailed.
     """
-    about = About(settings.model, model_digest(settings, folder), tuple(counts))
+    about = About(settings.model, model_digest(settings, folder), tuple(counts), finish)
+    label = f"rendering, {about.calls:,} calls an image"
     file = RecordingFile(path, about)
     wanted = [(prompt, seed_of(prompt, place)) for prompt in dict.fromkeys(prompts) for place in range(seeds)]
     missing = [each for each in wanted if each not in file.images]
     total, done = len(wanted), len(wanted) - len(missing)
-    progress(done, total, LABEL)
+    progress(done, total, label)
     if missing:
         shared = loaded(located(settings, folder), folder)
+        scheduler = getattr(shared.pipeline, "scheduler", None)
+        if finish and not (can_skip(scheduler) and tells_clean_images(scheduler)):
+            name = type(shared.pipeline if scheduler is None else scheduler).__name__
+            raise InputError(f"{name} takes no longer steps: leave `finish` out of `converge`")
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         with shared.turn:
             size = batch or _AT_ONCE["cpu" if shared.pipeline.device.type == "cpu" else "gpu"]
             for start in range(0, len(missing), size):
                 part = missing[start : start + size]
-                file.append(render(shared.pipeline, part, about.counts))
-                progress(done + start + len(part), total, LABEL)
+                file.append(render(shared.pipeline, part, about.counts, finish))
+                progress(done + start + len(part), total, label)
     return Recording.of(about, [file.images[each] for each in wanted])
 
 
@@ -85,16 +95,18 @@ def model_digest(settings: ModelSettings, folder: Path | None) -> str:
     return digest.hexdigest()
 
 
-def render(pipeline: Any, images: Sequence[tuple[str, int]], counts: Sequence[int]) -> list[Image]:
-    """The whole runs of images (prompt, seed), in one batch for each planned count. Raises as `draw` reports."""
+def render(pipeline: Any, images: Sequence[tuple[str, int]], counts: Sequence[int], finish: int = 0) -> list[Image]:
+    """The whole runs of images (prompt, seed), in one batch for each planned count, and where they are finished in so
+    many longer steps each of these ends. Raises as `draw` reports."""
     with torch.no_grad():
         reference: NDArray[Any] | None = None
         runs: dict[int, list[Run]] = {}
         for count in sorted(counts, reverse=True):
-            steps = _steps(pipeline, images, count)
-            last = decode(pipeline, steps[-1], Look())
+            walked = _walked(pipeline, images, count, finish)
+            last = decode(pipeline, walked.ends, Look())
             reference = last if reference is None else reference
-            runs[count] = _measured(pipeline, steps, last, reference)
+            shown = _finished(pipeline, images, walked, finish) if finish else _clean(pipeline, walked, last)
+            runs[count] = _measured(walked, shown, last, reference)
     return [
         Image(prompt, seed, {count: runs[count][place] for count in sorted(counts)})
         for place, (prompt, seed) in enumerate(images)
@@ -103,9 +115,11 @@ def render(pipeline: Any, images: Sequence[tuple[str, int]], counts: Sequence[in
 
 @dataclass(slots=True)
 class _Onlooker:
-    """Keeps what `converge` would see of one image, and lets it go on."""
+    """Keeps what `converge` would see of one image, and where its run stands at `turnings`, and lets it go on."""
 
+    turnings: Container[int] = ()
     seen: list[torch.Tensor] = field(default_factory=list)
+    rests: dict[int, Rest] = field(default_factory=dict)
 
     def watch(self) -> Watch:
         self.seen.clear()  # a batch that memory did not suffice for begins again
@@ -115,36 +129,80 @@ class _Onlooker:
         self.seen.append(clean)
         return False
 
+    def follow(self, rest: Rest) -> None:
+        if rest.steps in self.turnings:
+            self.rests[rest.steps] = replace(rest, latents=rest.latents.clone())
 
-def _steps(pipeline: Any, images: Sequence[tuple[str, int]], count: int) -> list[torch.Tensor]:
-    """The clean latents [n, …] after each step, the last of them the result; only that where the rest is not told."""
-    onlookers = [_Onlooker() for _ in images]
+
+@dataclass(frozen=True, slots=True)
+class _Walked:
+    """Whole runs of n images: clean latents [n, …] after each step but the last, where the scheduler tells of them, the
+    results [n, …], and by step where each stood. `count` is of the calls: PNDM takes one more than it plans."""
+
+    count: int
+    clean: Sequence[torch.Tensor]
+    ends: torch.Tensor
+    rests: Mapping[int, Sequence[Rest]]
+
+
+def _walked(pipeline: Any, images: Sequence[tuple[str, int]], count: int, finish: int) -> _Walked:
+    """In one batch."""
+    tried = turnings(count, finish) if finish else []
+    onlookers = [_Onlooker(tried) for _ in images]
     orders = [
-        Order(prompt, seed, count, decisions=[Decision(count, watch=onlooker.watch)])
-        for (prompt, seed), onlooker in zip(images, onlookers, strict=True)
+        Order(prompt, seed, count, decisions=[Decision(count, watch=each.watch, follow=each.follow)])
+        for (prompt, seed), each in zip(images, onlookers, strict=True)
     ]
-    drawn = draw(pipeline, orders, output_type="latent")
-    for each in drawn:
+    ends = _latents(pipeline, orders)
+    clean = [torch.stack(step) for step in zip(*(onlooker.seen for onlooker in onlookers), strict=True)]
+    rests = {step: [onlooker.rests[step] for onlooker in onlookers] for step in tried}
+    return _Walked(len(clean) + 1 if clean else count, clean, ends, rests)
+
+
+def _latents(pipeline: Any, orders: Sequence[Order]) -> torch.Tensor:
+    found = []
+    for each in draw(pipeline, orders, output_type="latent"):
         if isinstance(each, Exception):
             raise each
-    ends = torch.stack([each.image for each in drawn if not isinstance(each, Exception)])
-    if not onlookers[0].seen:
-        return [ends] * count  # with the end's metrics and no drift: there is no stopping early
-    seen = zip(*(onlooker.seen for onlooker in onlookers), strict=True)  # PNDM calls once more than it plans
-    return [*(torch.stack(step) for step in seen), ends]
+        found.append(each.image)
+    return torch.stack(found)
 
 
-def _measured(pipeline: Any, steps: Sequence[torch.Tensor], last: NDArray[Any], reference: NDArray[Any]) -> list[Run]:
-    count, images = len(steps), len(last)
+def _clean(pipeline: Any, walked: _Walked, last: NDArray[Any]) -> Mapping[int, NDArray[Any]]:
+    """By step from 1 on the clean images; where the scheduler tells of none the end's: there is no stopping early."""
+    if not walked.clean:
+        return dict.fromkeys(range(1, walked.count), last)
+    return {step: decode(pipeline, latents, Look()) for step, latents in enumerate(walked.clean, start=1)}
+
+
+def _finished(
+    pipeline: Any, images: Sequence[tuple[str, int]], walked: _Walked, finish: int
+) -> Mapping[int, NDArray[Any]]:
+    """By the step at which they are left what the images end as, finished in so many longer steps."""
+    found = {}
+    for step, rests in walked.rests.items():
+        decisions = [Decision(rests[0].total, finish=finish)]
+        orders = [
+            Order(prompt, seed, rest.total, decisions=decisions, rest=rest)
+            for (prompt, seed), rest in zip(images, rests, strict=True)
+        ]
+        found[step] = decode(pipeline, _latents(pipeline, orders), Look())
+    return found
+
+
+def _measured(
+    walked: _Walked, shown: Mapping[int, NDArray[Any]], last: NDArray[Any], reference: NDArray[Any]
+) -> list[Run]:
+    """`shown` are images by the step that a run of theirs may be stopped at."""
+    count, images = walked.count, len(last)
     drifts = np.full((images, count), np.inf)
-    metrics = {name: np.empty((images, count)) for name in METRICS}
-    told = any(each is not steps[-1] for each in steps)
-    for step, latents in enumerate(steps):
-        if step and step < count - 1 and told:
-            drifts[:, step] = drift(steps[step - 1].float(), latents.float(), count - 1 - step).cpu().numpy()
-        shown = last if latents is steps[-1] else decode(pipeline, latents, Look())
-        for name, values in _compared(shown, reference).items():
-            metrics[name][:, step] = values
+    metrics = {name: np.full((images, count), np.nan) for name in METRICS}
+    for step, pictures in (*shown.items(), (count, last)):
+        if 1 < step < count and walked.clean:
+            before, now = (walked.clean[place].float() for place in (step - 2, step - 1))
+            drifts[:, step - 1] = drift(before, now, count - step).cpu().numpy()
+        for name, values in _compared(pictures, reference).items():
+            metrics[name][:, step - 1] = values
     drifts[:, -1] = -np.inf
     return [Run(drifts[place], {name: values[place] for name, values in metrics.items()}) for place in range(images)]
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dynflow.errors import InputError
+from dynflow.nodes.adaptive_diffusion.deciders import turnings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,12 +34,13 @@ MOST_PSNR = 99.0
 
 @dataclass(frozen=True)
 class About:
-    """What a file's runs are of: the model by name and by the hash of its files, and the counts (rising), of which the
-    last is the reference."""
+    """What a file's runs are of: the model by name and by the hash of its files, the counts (rising), of which the last
+    is the reference, and the longer steps that what is stopped is finished in (0: in none)."""
 
     model: str
     sha256: str
     counts: tuple[int, ...]
+    finish: int = 0
 
     def __post_init__(self) -> None:
         """Raises InputError for counts that are none."""
@@ -50,13 +52,23 @@ class About:
         """The count that images are compared with."""
         return self.counts[-1]
 
+    @property
+    def calls(self) -> int:
+        """Of the denoiser, for all runs of an image."""
+        return sum(count + self.finish * len(self.turnings(count)) for count in self.counts)
+
+    def turnings(self, count: int) -> list[int]:
+        """After which steps a run is tried to be finished."""
+        return turnings(count, self.finish) if self.finish else []
+
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one image, or of n: of each call of the denoiser drift and metrics, [steps] or [n, steps].
+    """One run of one image, or of n: of each step drift, and metrics where it is stopped there, [steps] or [n, steps].
 
-    There are as many calls as were planned; PNDM takes one more. The last one's image is that which a run to its end
-    gives; its drift is minus infinity: there every run stops. At the first it is infinite, as nothing came before.
+    There are as many steps as were planned; PNDM takes one more. The last one's image is that which a run to its end
+    gives; its drift is minus infinity: there every run stops. At the first it is infinite, as nothing came before, and
+    so it is wherever the node does not stop a run that it finishes; the metrics are no numbers there.
     """
 
     drift: Floats
@@ -67,6 +79,11 @@ class Run:
         if threshold is None:
             return np.full(self.drift.shape[:-1], self.drift.shape[-1] - 1, dtype=np.intp)
         return np.asarray((self.drift <= threshold).argmax(-1))
+
+    def calls(self, finish: int) -> NDArray[np.intp]:
+        """Of the denoiser, by the step at which a run is stopped that is finished in so many: [steps]."""
+        steps = np.arange(1, self.drift.shape[-1] + 1)
+        return np.where(steps < len(steps), steps + finish, steps)
 
 
 @dataclass(frozen=True)
@@ -134,7 +151,7 @@ class RecordingFile:
             os.truncate(path, length)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            head = {"format": FORMAT, "model": about.model, "sha256": about.sha256, "counts": list(about.counts)}
+            head = {"format": FORMAT, **asdict(about)}
             path.write_text(json.dumps(head) + "\n", encoding="utf-8")
 
     def append(self, images: Iterable[Image]) -> None:
@@ -162,7 +179,7 @@ def _read(path: Path) -> tuple[About, list[Image], int]:
         told = json.loads(head)
         if told["format"] != FORMAT:
             raise ValueError(f"format {told['format']}")
-        about = About(told["model"], told["sha256"], tuple(told["counts"]))
+        about = About(told["model"], told["sha256"], tuple(told["counts"]), told.get("finish", 0))
         return about, [_image(json.loads(line)) for line in lines], length
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} holds no whole runs ({error!r}): name another file, or delete it") from error
@@ -173,21 +190,26 @@ def _image(told: Mapping[str, Any]) -> Image:
     for count, run in told["runs"].items():
         inner = [np.inf if each is None else each for each in run["drift"]]
         drift = np.array([np.inf, *inner, -np.inf] if len(run["ssim"]) > 1 else [-np.inf])
-        runs[int(count)] = Run(drift, {name: np.array(run[name]) for name in METRICS})
+        runs[int(count)] = Run(drift, {name: np.array(run[name], dtype=float) for name in METRICS})
     return Image(told["prompt"], told["seed"], runs)
 
 
 def _line(image: Image) -> str:
     runs = {
         str(count): {
-            "drift": [float(f"{each:.6g}") if np.isfinite(each) else None for each in run.drift[1:-1]],
-            **{name: [float(f"{each:.5g}") for each in run.metrics[name]] for name in METRICS},
+            "drift": _numbers(run.drift[1:-1], 6),
+            **{name: _numbers(run.metrics[name], 5) for name in METRICS},
         }
         for count, run in image.runs.items()
     }
     return json.dumps({"prompt": image.prompt, "seed": image.seed, "runs": runs}, allow_nan=False)
 
 
+def _numbers(values: Floats, digits: int) -> list[float | None]:
+    return [float(f"{each:.{digits}g}") if np.isfinite(each) else None for each in values]
+
+
 def _told(about: About) -> str:
     counts = ", ".join(map(str, about.counts))
-    return f"{about.model} ({about.sha256[:12] or 'of a hub'}) in {counts} steps"
+    finished = f", finished in {about.finish}" if about.finish else ""
+    return f"{about.model} ({about.sha256[:12] or 'of a hub'}) in {counts} steps{finished}"

@@ -44,7 +44,7 @@ class Steering:
 
     `pipeline` is a copy of the run's own. `guided` is the share of the steps that are guided. `check` raises where
     nobody waits any more. `finish` is how many longer steps images take where they are stopped; 0: they end there.
-    `walk` is which steps of the plan are walked; None: all.
+    `walk` is which steps of the plan are walked; None: all. `follows` are told of each image where its run stands.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Steering:
         guided: float = 1.0,
         finish: int = 0,
         walk: list[int] | None = None,
+        follows: Sequence[Sequence[Callable[[Rest], object]]] = (),
     ) -> None:
         self.pipeline = pipeline
         self.scheduler = copy.deepcopy(pipeline.scheduler)
@@ -70,6 +71,7 @@ class Steering:
         self.timestep: torch.Tensor | None = None
         """That is being walked through; None: none yet, or the pipeline's own."""
         self._watches = watches
+        self._follows = follows
         self._check = check
         self._guided = guided
         self._walk = walk
@@ -143,12 +145,15 @@ class Steering:
         for row, place in enumerate(self._alive):
             if place in self._done or not left:
                 continue
+            stands = Rest(latents[row], self._steps, self._total)
+            for follow in self._follows[place] if self._follows else ():
+                follow(stands)
             said = [watch(clean[row], left) for watch in self._watches[place]]  # each of them sees every step
             if any(said) and left > self._finish_in:
                 self.stopped[place] = True
                 self._done[place] = clean[row]
                 if self._finish_in:
-                    self.rests[place] = Rest(latents[row], self._steps, self._total)
+                    self.rests[place] = stands
         self.ended = len(self._done) == self.count
 
     def _finish(self, latents: torch.Tensor) -> None:
@@ -185,7 +190,7 @@ class Steering:
             vars(self.scheduler).pop(name, None)
         self._done.clear()
         self.rests.clear()
-        self._watches = ()
+        self._watches = self._follows = ()
 
 
 def _in_place_of(original: Callable[..., Any], mine: Callable[..., Any]) -> Callable[..., Any]:

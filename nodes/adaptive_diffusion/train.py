@@ -91,7 +91,7 @@ def train(
         "judged": len(parts.judged),
         "data": "" if data_name is None else f" of {data_name}",
     }
-    told = predictor.forward(fitted.tensors, embeddings) + np.array(fitted.offsets, np.float32)
+    told = predictor.corrected(predictor.forward(fitted.tensors, embeddings), fitted.offsets)
     planned = [
         _judged(recording, parts, _rounded_up(told[:, place], recording.about.counts), quantile, metric, at_least)
         for place, quantile in enumerate(fitted.quantiles)
@@ -129,7 +129,7 @@ def _of(value: float | None) -> float | None:
 
 def _rounded_up(doublings: NDArray[Any], counts: Sequence[int]) -> NDArray[np.intp]:
     """The counts that are planned, as the node does: none larger than the reference."""
-    places = np.searchsorted(np.asarray(counts), 2.0 ** doublings.astype(float) - 1e-6)
+    places = np.searchsorted(np.asarray(counts), 2.0**doublings - 1e-6)
     return np.asarray(counts)[np.minimum(places, len(counts) - 1)]
 
 

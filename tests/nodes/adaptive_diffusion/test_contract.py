@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -91,6 +92,30 @@ def test_what_is_tried_is_what_the_node_would_do(folder):
     ends = [recording.runs[count].metrics["ssim"][2 * place : 2 * place + 2, -1] for place, count in enumerate(planned)]
     assert tries.kept[row, 0].tolist() == [(each >= 0.9).mean() for each in ends]
     assert np.all(np.diff(tries.cost, axis=1) <= 0)
+
+
+def test_a_promise_is_of_the_pictures_that_are_finished(folder, tmp_path, invoke):
+    recorded(tmp_path / "pictures.runs.jsonl", of=prompts(OTHERS), finish=4)
+    shutil.copytree(folder / "steps", tmp_path / "steps")
+    text = GRAPH.replace("    quality:", "    converge: {finish: 4}\n    quality:")
+    (tmp_path / "pictures.yaml").write_text(text, encoding="utf-8")
+    given = ("--data", str(folder / "prompts.txt"))
+    found = predictor.Predictor(predictor.describe(str(tmp_path / "steps")))
+    recording = read_recording(tmp_path / "pictures.runs.jsonl")
+    promise = predictor.Contract("ssim", 40, 0.9, 0.8, predictor.WHOLE, finish=4)
+    tries = contract.tries(recording, found, promise)
+    column = [setting[1] for setting in tries.settings[0]].index(30.0)
+    assert tries.cost[0, column].tolist() == [2 + 4] * len(recording.prompts)
+    assert np.all(tries.kept[0, column] == 0)
+    made = invoke("calibrate", str(tmp_path / "pictures.yaml"), *given)
+    assert made.exit_code == 0, made.output
+    *_, kept = predictor.describe(str(tmp_path / "steps")).contracts
+    assert kept.finish == 4
+    assert str(kept).endswith("finished in 4 steps")
+    assert not dynflow.load(tmp_path / "pictures.yaml").warnings
+    plain = invoke("calibrate", str(folder / "pictures.yaml"), *given, "--runs", str(tmp_path / "pictures.runs.jsonl"))
+    assert plain.exit_code != 0
+    assert "finished in 4, not of" in plain.output
 
 
 def load(folder, text=GRAPH):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
-from dynflow.nodes.adaptive_diffusion.deciders import Decision
+from dynflow.nodes.adaptive_diffusion.deciders import Converge, Decision, turnings
 from dynflow.nodes.adaptive_diffusion.drawing import Drawn, Look, Order, draw
 from dynflow.nodes.adaptive_diffusion.finishing import Rest
 
@@ -122,6 +122,24 @@ def test_guidance_ends_where_it_does_in_the_whole_run(family):
         handle.remove()
     assert rows[:6] == [2, 2, 2, 2, 2, 1]  # steps 0, 1, 2, and 3, 5, 7 of 8
     assert rows[6:] == [2, 2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion_3", "flux"])
+def test_a_run_that_is_left_gives_back_what_it_had_taken_off_main_memory(families, name, monkeypatch):
+    pipeline = families(name)
+    freed = []
+    monkeypatch.setattr(type(pipeline), "maybe_free_model_hooks", lambda own: freed.append(own))
+    drawn(pipeline, order(name, decisions=stop_after(3, finish=2)))
+    assert len(freed) == 2  # the run that was left, and its end
+
+
+def test_a_run_is_left_at_a_turning_only():
+    still = torch.ones(1, 1, 4, 4)
+    watches = [Converge(1.0, finish=finish, patience=2).decide("", 50).watch() for finish in (5, 0)]
+    stopped = [[step for step in range(1, 46) if watch(still, 50 - step)] for watch in watches]
+    assert stopped == [[3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40], list(range(3, 46))]
+    assert turnings(50, 5) == [2, *stopped[0]]
+    assert turnings(50, 10) == [2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32]
 
 
 def test_a_run_that_rests_does_not_decode_what_it_throws_away(family):

@@ -10,6 +10,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,6 +237,7 @@ def trained(folder):
         contracts=[
             predictor.Contract("ssim", 6, 0.9, 0.95, quantile=0.9),
             predictor.Contract("ssim", 6, 0.5, 0.95, quantile=0.9, threshold=100.0),
+            predictor.Contract("ssim", 6, 0.5, 0.95, quantile=0.9, threshold=200.0, finish=3),
         ],
     )
 
@@ -256,6 +258,24 @@ def test_a_promise_sets_the_deciders_as_it_was_calibrated(graph, trained):
     assert results[0].trace.visits[0].values["quality"] == 0.95
     lower = graph(f"predict: {{artefact: ./steps}}\n    {PROMISE.replace('0.9,', '0.5,')}")
     assert told(lower.invoke(PROMPTS[1])) == (2, 6)
+    finish = f"converge: {{finish: 3}}\n    {PROMISE.replace('0.9,', '0.5,')}"
+    finished = graph(f"predict: {{artefact: ./steps}}\n    {finish}")
+    assert "takes no longer steps" in finished.run(PROMPTS[1]).trace.visits[0].notes[1]
+
+
+def test_what_is_planned_for_more_images_never_falls():
+    told = np.array([[1.0, 2.0, 3.0], [2.0, 2.0, 2.0]], np.float32)
+    found = predictor.corrected(told, [0.5, 0.75, -1.0])
+    assert found.tolist() == [[1.5, 2.75, 2.75], [2.5, 2.75, 2.75]]
+    crossing = predictor.Facts(Path(), "", "sd", (0.5, 0.9), (1.0, 0.0), (2, 4, 8))
+    head = predictor.Predictor(crossing)
+    head._tensors = {
+        "weight1": np.zeros((1, 384), np.float32),
+        "bias1": np.ones(1, np.float32),
+        "weight2": np.ones((2, 1), np.float32),
+        "bias2": np.zeros(2, np.float32),
+    }
+    assert head.counts(["a dot"], [0.5, 0.9]) == [[4], [4]]
 
 
 @pytest.mark.parametrize(
@@ -264,10 +284,17 @@ def test_a_promise_sets_the_deciders_as_it_was_calibrated(graph, trained):
         (PROMISE, "it needs `predict` with the artefact"),
         (f"predict: {{artefact: ./steps}}\n    {PROMISE.replace('0.9,', '0.8,')}", "was not calibrated for ssim to 6"),
         (f"predict: {{artefact: ./steps}}\n    {PROMISE.replace('6 steps', 'six steps')}", "write `50 steps`"),
-        (f"predict: {{artefact: ./steps}}\n    {CALM}\n    {PROMISE}", "leave `converge` out"),
+        (f"predict: {{artefact: ./steps}}\n    {CALM}\n    {PROMISE}", "leave `threshold` out"),
+        (
+            f"predict: {{artefact: ./steps}}\n    converge: {{finish: 3}}\n    {PROMISE}",
+            "not calibrated for ssim to 6 steps at least 0.9 for 0.95, finished in 3 steps: it was for ssim to 6 steps",
+        ),
         (f"predict: {{artefact: ./steps, quantile: 0.9}}\n    {PROMISE}", "leave `quantile` out"),
         (f"predict: {{artefact: ./steps}}\n    cache: {{method: faster}}\n    {PROMISE}", "leave `cache` out"),
-        ("predict: {artefact: ./steps}", "the quantiles 0.5, 0.9, not None"),
+        (
+            "predict: {artefact: ./steps}",
+            "`predict` needs a `quantile`, one of 0.5, 0.9; only a calibrated `quality` sets it itself",
+        ),
         ("predict: {artefact: ./steps, quantile: 0.7}", "the quantiles 0.5, 0.9, not 0.7"),
     ],
 )
@@ -326,7 +353,7 @@ def test_while_another_draws_a_deadline_is_kept(graph, folder):
     [
         ("converge: {threshold: -1}", "0 or more"),
         ("converge: {threshold: 1, patience: 0}", "greater than or equal to 1"),
-        ("converge: {patience: 1}", "threshold"),
+        ("converge: {finish: 5}", "`converge` needs a `threshold`, such as 0.1; only a calibrated `quality` sets it"),
         ("converge: {threshold: 1, finish: 1}", "greater than or equal to 2"),
         ("budget: {steps: 3, seconds: 1}", "one of them"),
         ("budget: {}", "one of them"),

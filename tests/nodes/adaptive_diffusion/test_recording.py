@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from dynflow.errors import InputError
 from dynflow.models.diffusers import LoadedPipeline
@@ -62,6 +63,43 @@ def test_a_prefix_of_a_run_is_what_converge_makes_of_it(record, exact, captions)
     assert np.all(found.runs[9].metrics["psnr"][:, -1] == recordings.MOST_PSNR)
 
 
+def test_a_turning_of_a_run_is_what_the_node_finishes_there(record, exact, captions):
+    prompts = [caption.text() for caption in captions]
+    found = record(prompts, counts=(4, 18), seeds=1, finish=3, batch=4)
+    run = found.runs[18]
+    tried = np.flatnonzero(np.isfinite(run.metrics["ssim"][0])) + 1
+    assert tried.tolist() == [2, 3, 4, 5, 6, 8, 10, 13, 18]
+    assert np.isfinite(found.runs[4].metrics["ssim"]).sum(1).tolist() == [1] * 6  # four steps are no longer than three
+    assert found.about.calls == 4 + 18 + 3 * 8
+    orders = [Order(prompt, recording.seed_of(prompt, 0), 18) for prompt in prompts]
+    references = np.stack([each.image for each in draw(exact, orders, output_type="np")])
+    ended = set()
+    for threshold in (0.01, 0.5, 2.0, 1e9, -1.0):
+        decisions = [Converge(threshold, finish=3).decide("", 18)]
+        drawn = draw(exact, [Order(o.prompt, o.seed, 18, decisions=decisions) for o in orders], output_type="np")
+        stops = run.stops(threshold)
+        assert [each.steps for each in drawn] == run.calls(3)[stops].tolist()
+        metric = ssim(np.stack([each.image for each in drawn]), references)
+        assert run.metrics["ssim"][np.arange(6), stops] == pytest.approx(metric, abs=1e-4)
+        ended |= {each.steps for each in drawn}
+    assert {5, 18} < ended
+    assert np.all(run.stops(1e9) == 1)
+
+
+def test_runs_that_are_finished_are_others(record, captions, tmp_path, exact, monkeypatch):
+    prompts = [captions[0].text()]
+    record(prompts, seeds=1, finish=3)
+    again = recordings.read_recording(tmp_path / "runs.jsonl")
+    assert again.about.finish == 3
+    assert np.isnan(again.runs[9].metrics["ssim"][0, 0])
+    assert again.runs[9].drift[0, 0] == np.inf
+    with pytest.raises(InputError, match=r"in 4, 9 steps, finished in 3, not of exact \(digest\) in 4, 9 steps:"):
+        record(prompts, seeds=1)
+    monkeypatch.setattr(exact, "scheduler", DDIMScheduler())
+    with pytest.raises(InputError, match="DDIMScheduler takes no longer steps: leave `finish` out"):
+        record(prompts, tmp_path / "other.jsonl", finish=3)
+
+
 def test_a_killed_recording_goes_on_and_is_the_same(record, captions, tmp_path, monkeypatch):
     prompts = [caption.text() for caption in captions]
     whole = record(prompts, batch=4)
@@ -74,7 +112,7 @@ def test_a_killed_recording_goes_on_and_is_the_same(record, captions, tmp_path, 
     monkeypatch.setattr(
         recording,
         "render",
-        lambda pipeline, images, counts: rendered.extend(images) or render(pipeline, images, counts),
+        lambda pipeline, images, *more: rendered.extend(images) or render(pipeline, images, *more),
     )
     seen = []
     again = record(prompts, cut, batch=4, progress=lambda done, total, what: seen.append((done, total)))

@@ -29,9 +29,9 @@ def prompts(colours=COLOURS):
     return [form.format(colour) + f" {place}" for form in (EASY, HARD) for colour in colours for place in OBJECTS]
 
 
-def recorded(path, seeds=2, of=None, digest=""):
+def recorded(path, seeds=2, of=None, digest="", finish=0):
     """A file of runs as some pipeline may have: dots need 5 or 10 steps, crowds 20 or 40."""
-    file = RecordingFile(path, About("somebody/pictures", digest, COUNTS))
+    file = RecordingFile(path, About("somebody/pictures", digest, COUNTS, finish))
     rng = np.random.default_rng(0)
     images = []
     for prompt in of or prompts():

@@ -26,7 +26,7 @@ from dynflow.language.evaluate import UNKNOWN
 from dynflow.language.expression import Term
 from dynflow.language.references import Reference
 from dynflow.language.spec import END, START
-from dynflow.node import Call
+from dynflow.node import Call, Shifted
 from dynflow.walk import State
 
 if TYPE_CHECKING:
@@ -109,13 +109,15 @@ class Walking:
         ran = [name for name in self.nodes if name not in self.replay.recorded.nodes and name not in self.inside]
         pairs = [pair for name in ran for each in self._compared(name).values() for pair in each]
         others = [
-            self._numbers(other)
+            values - shift
             for left, right in pairs
             for own, other in ((left, right), (right, left))
+            for own, shift in [(own.number, own.by) if isinstance(own, Shifted) else (own, 0.0)]
             if isinstance(own, Reference) and ("params", param) in own.targets
+            if (values := self._numbers(other)) is not None
         ]
         scores = [self.replay.stops.scores(self.graph.nodes[name], param) for name in ran if name in self.graph.nodes]
-        return [*scores, *(np.unique(values[np.isfinite(values)]) for values in others if values is not None)]
+        return [*scores, *(np.unique(values[np.isfinite(values)]) for values in others)]
 
     def _compared(self, name: str) -> Mapping[str, Sequence[tuple[Any, Any]]]:
         return self.replay.flow.resources.node(name).compared()

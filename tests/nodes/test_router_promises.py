@@ -118,6 +118,15 @@ def test_rows_of_a_sticky_router_are_evaluated_one_by_one(tmp_path: Path) -> Non
     assert 'route is sticky, and no row says its "conversation": each counts as the first turn of one' in sticky.notes
 
 
+def test_floors_are_tried_where_a_conversation_would_leave_its_route_too(tmp_path: Path) -> None:
+    file = outcomes(tmp_path, 40)
+    qualities = {quality for row in file.rows for quality in guess(str(row.input))["quality"].values()}
+    found = Replay(flow(STICKY), file).numbers([{}], "floor", lambda replay, name: [])
+    tried = {round(float(number), 9) for numbers in found for number in numbers}
+    for quality in qualities:
+        assert {round(quality + shift, 9) for shift in (-0.1, 0.0, 0.1)} <= tried
+
+
 def test_a_router_inside_a_sub_graph_is_found(tmp_path: Path) -> None:
     inner = STICKY.replace("type: runnable, name: guess, ports: {quality: record}", "type: prompt, template: x")
     inner = inner.replace(", on_failure: {quality: {big: 1}}", "").replace(

@@ -1,6 +1,8 @@
-"""Measure a trained shapes' pipeline and write its model card: a minute or two on one core.
+"""Measure a trained shapes' pipeline and write its model card: a quarter of an hour on one core.
 
-python scripts/shapes_card.py shapes/pipeline --captions 500
+    python scripts/shapes_card.py shapes/pipeline --captions 500
+
+What it says of schedules chooses `SHIFT` in `train_shapes.py`.
 """
 
 from __future__ import annotations
@@ -8,22 +10,28 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dynflow.nodes.adaptive_diffusion.shapes.captions import COLOURS, SHAPES, Part
+from dynflow.nodes.adaptive_diffusion.shapes.captions import COLOURS, SHAPES, Caption, Part
 from dynflow.nodes.adaptive_diffusion.shapes.metrics import ssim
 from dynflow.nodes.adaptive_diffusion.shapes.oracle import alignment
 from dynflow.nodes.adaptive_diffusion.shapes.pipeline import GUIDANCE, ShapesPipeline
 from dynflow.nodes.adaptive_diffusion.shapes.scenes import draw_captions
 
 COUNTS = (5, 10, 20, 50)
+SHIFTS, SHIFTED_COUNTS = (1.0, 2.0, 3.0), (10, 20, 50)
+TRUE_COUNT = 200
+"""Steps of the schedule without a shift, as all schedules come to when they have steps enough."""
+SHIFTED_SHARE = 0.25
+"""Of the captions, for what is measured by schedule."""
 
 
 def sample(
@@ -60,7 +68,38 @@ def measure(folder: Path, captions: int, part: Part, guidance: float = GUIDANCE)
                 "alike": float((alike >= 0.9).mean()),
             }
         )
-    return {"captions": captions, "part": part, "guidance": guidance, "rows": rows}
+    few = slice(max(1, round(SHIFTED_SHARE * captions)))
+    by_shift = measure_shifts(pipeline, asked[few], guidance)
+    return {"captions": captions, "part": part, "guidance": guidance, "rows": rows, "shifts": by_shift}
+
+
+def measure_shifts(pipeline: ShapesPipeline, asked: Sequence[Caption], guidance: float) -> list[dict[str, Any]]:
+    """Alignment by shift of the schedule and steps, and similarity to the shift's own 50 steps and to what all
+    schedules come to: a schedule is not praised for being like itself."""
+    prompts = [caption.text() for caption in asked]
+    own = pipeline.scheduler
+
+    def drawn(shift: float, steps: int) -> NDArray[Any]:
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(own.config, shift=shift)
+        return sample(pipeline, prompts, steps, guidance)
+
+    try:
+        asked_for = [(shift, steps) for shift in SHIFTS for steps in SHIFTED_COUNTS]
+        true = drawn(1.0, TRUE_COUNT)
+        images = {each: drawn(*each) for each in tqdm(asked_for, desc="schedules")}
+    finally:
+        pipeline.scheduler = own
+    return [
+        {
+            "shift": shift,
+            "steps": steps,
+            "captions": len(asked),
+            "alignment": float(alignment(found, asked).mean()),
+            "ssim": float(ssim(found, images[shift, SHIFTED_COUNTS[-1]]).mean()),
+            "ssim to the true": float(ssim(found, true).mean()),
+        }
+        for (shift, steps), found in images.items()
+    ]
 
 
 def write_card(folder: Path, measured: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
@@ -72,6 +111,12 @@ def write_card(folder: Path, measured: Mapping[str, Any], recipe: Mapping[str, A
         f"{row['ssim']:.3f} | {row['alike']:.1%} |"
         for row in measured["rows"]
     )
+    shifts = "\n".join(
+        f"| {row['shift']:g} | {row['steps']} | {row['alignment']:.1%} | {row['ssim']:.3f} | "
+        f"{row['ssim to the true']:.3f} |"
+        for row in measured["shifts"]
+    )
+    schedule = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
     how = "\n".join(f"| {name} | {value} |" for name, value in recipe.items())
     (folder / "README.md").write_text(
         f"""# Shapes: a small text-to-image model
@@ -98,6 +143,14 @@ object besides. SSIM is to the picture of {COUNTS[-1]} steps from the same noise
 | steps | aligned | of one object | of several | mean SSIM | SSIM of 0.9 or more |
 |---|---|---|---|---|---|
 {rows}
+
+**Schedules** on {measured["shifts"][0]["captions"]} of these captions. The pipeline's own has shift {schedule["shift"]:g}.
+SSIM is to the picture of {SHIFTED_COUNTS[-1]} steps of the same shift, and to that of {TRUE_COUNT} without one, which every
+schedule comes to.
+
+| shift | steps | aligned | SSIM to {SHIFTED_COUNTS[-1]} | SSIM to {TRUE_COUNT} |
+|---|---|---|---|---|
+{shifts}
 """,
         encoding="utf-8",
     )
@@ -112,7 +165,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=GUIDANCE)
     arguments = parser.parse_args()
     measured = measure(arguments.pipeline, arguments.captions, arguments.part, arguments.guidance)
-    for row in measured["rows"]:
+    for row in (*measured["rows"], *measured["shifts"]):
         print(json.dumps(row))
     recipe = arguments.pipeline.parent / "recipe.json"
     if recipe.exists() and arguments.guidance == GUIDANCE and arguments.part == "test":

@@ -144,9 +144,9 @@ object besides. SSIM is to the picture of {COUNTS[-1]} steps from the same noise
 |---|---|---|---|---|---|
 {rows}
 
-**Schedules** on {measured["shifts"][0]["captions"]} of these captions. The pipeline's own has shift {schedule["shift"]:g}.
-SSIM is to the picture of {SHIFTED_COUNTS[-1]} steps of the same shift, and to that of {TRUE_COUNT} without one, which every
-schedule comes to.
+**Schedules** on {measured["shifts"][0]["captions"]} of these captions; the pipeline's own has shift
+{schedule["shift"]:g}. SSIM is to the picture of {SHIFTED_COUNTS[-1]} steps of the same shift, and to that of
+{TRUE_COUNT} without one, which every schedule comes to.
 
 | shift | steps | aligned | SSIM to {SHIFTED_COUNTS[-1]} | SSIM to {TRUE_COUNT} |
 |---|---|---|---|---|

@@ -41,7 +41,7 @@ def test_the_card_tells_of_schedules_and_leaves_the_pipeline_its_own(shapes_card
     assert {row["captions"] for row in measured["shifts"]} == {10}
     shapes_card.write_card(tmp_path, measured, {"steps": 1})
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "on 10 of these captions. The pipeline's own has shift 2." in card
+    assert "on 10 of these captions; the pipeline's own has shift\n2. SSIM" in card
     assert sum(line.startswith(("| 1 | ", "| 2 | ", "| 3 | ")) for line in card.splitlines()) >= 6
     pipeline = ShapesPipeline.from_pretrained(tmp_path)
     shapes_card.measure_shifts(pipeline, shapes_card.draw_captions(2, "test", seed=2), 3.0)

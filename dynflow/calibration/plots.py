@@ -111,6 +111,13 @@ class Plot:
             f"{frame}{''.join(self._drawn)}</svg>"
         )
 
+    def file(self, style: str, legend: str = "") -> str:
+        """The whole as an SVG file: `style` is for what was drawn, `legend` holds elements that lie on top."""
+        general = "text{font:12px system-ui,sans-serif;fill:#57606a}.grid{stroke:#d0d7de}svg{background:#fff}"
+        alone = self.svg().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+        alone = alone.replace("<title", f"<style>{general}{style}</style><title", 1)
+        return alone.removesuffix("</svg>") + f"{legend}</svg>\n"
+
     def _across_ticks(self) -> Iterable[str]:
         bottom = _HEIGHT - _BOTTOM
         for value in ticks(self._x.low, self._x.high, 5):

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from dynflow.learning.checkpoint import Checkpoint
 from dynflow.learning.containment import Split, split_by_containment
 from dynflow.learning.kept import Progress, code_digest
 from dynflow.learning.labelled import Columns, Labelled, label_names, read_labelled
+from dynflow.learning.out import try_out
 from dynflow.nodes.early_exit_classifier import artefact
 from dynflow.nodes.early_exit_classifier.architectures import architecture_of
 from dynflow.nodes.early_exit_classifier.artefact import Base, Facts, row_hash
@@ -112,7 +112,7 @@ def train(
         revision=revision,
     )
     trained = EarlyExitModel(architecture, heads, reader, data.labels)
-    _try_out(out)
+    try_out(out)
     larger = None if teacher is None else find_teacher(teacher)
     texts = data.texts(data.split.train)
     imitated = None if larger is None else larger.logits(texts, data.labels, out / ".training", progress)
@@ -199,16 +199,6 @@ def _tokens(reader: Reader, data: Data) -> tuple[list[Tokens], list[Tokens]]:
         count = "1 row" if len(faults) == 1 else f"{len(faults):,} rows"
         raise InputError("\n".join([f"{count} cannot be read:", *faults[:_SHOWN], *more]))
     return [found[index] for index in data.split.train], [found[index] for index in data.split.held_out]
-
-
-def _try_out(out: Path) -> None:
-    """Raises InputError where nothing can be written into this folder: before hours are spent, not after."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error}): give another folder with --out") from error
 
 
 def _digest(base: Base, teacher: Teacher | None, recipe: Recipe, data: Data) -> str:

@@ -134,9 +134,7 @@ def draw(figures: Figures) -> str:
         f'<text x="440" y="{200 + 18 * place}" text-anchor="end" fill="{colour}">{name}</text>'
         for place, (name, colour) in enumerate(coloured)
     )
-    general = "text{font:12px system-ui,sans-serif;fill:#57606a}.grid{stroke:#d0d7de}svg{background:#fff}"
-    alone = plot.svg().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    return alone.replace("<title", f"<style>{general}{style}</style><title", 1).replace("</svg>", f"{legend}</svg>\n")
+    return plot.file(style, legend)
 
 
 def _savings(name: str, figures: Figures) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from dynflow.cli.arguments import FiniteRange
 from dynflow.cli.progress import progress_bars
 
 _SHOWN = 4
@@ -39,7 +40,7 @@ _SHOWN = 4
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--depth", type=click.IntRange(min=1), default=4, show_default=True, help="Tokens drafted in learning.")
 @click.option("--batch-rows", type=click.IntRange(min=1), default=8, show_default=True)
-@click.option("--rate", type=float, default=1e-3, show_default=True, help="Learning rate.")
+@click.option("--rate", type=FiniteRange(min=0, min_open=True), default=1e-3, show_default=True, help="Learning rate.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def draft(
     model: str,
@@ -69,6 +70,8 @@ def draft(
       dynflow train draft embedded/smollm2-135m-instruct --dtype bfloat16 --out my_draft
       dynflow train draft ./my_model --data prompts.txt --out my_draft
     """
+    if not model.strip():
+        raise click.UsageError("MODEL is empty: give embedded/<name>, a .gguf file, a folder or a hub id")
     from dynflow.errors import MissingDependency
     from dynflow.models.settings import ModelSettings
 

@@ -5,6 +5,7 @@ Our own adapter: ChatHuggingFace has no async and no usage, echoes the prompt, a
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ _MAX_TOKENS = 1024  # of an answer, unless set
 _ONE_ANSWER = {"num_beams": 1, "num_return_sequences": 1, "use_cache": True}
 """Whatever the model's own generation settings say: one answer, written once, with a cache."""
 _DRAFT = "draft"  # in a request: the source of the draft model that it asks for
+_HEAD = "draft_head"  # the same: the draft head's name or folder
 _REQUESTS = (
     "Write a few lines about the sea.",
     "Explain in simple words how a clock works.",
@@ -45,7 +47,6 @@ _REQUESTS = (
 )
 """What a model is asked to write for its first layers to be measured on, and so many tokens of each answer."""
 _WRITTEN = 24
-_HEAD = "draft_head"  # the same: the draft head's name or folder
 
 
 class TransformersChat(LocalChat):
@@ -66,10 +67,7 @@ class TransformersChat(LocalChat):
         """Load and measure what speculation needs. Raises ArtefactError, with the reason, where it cannot be."""
         engine = self._loaded()
         assert isinstance(engine, TransformersEngine)
-        engine.prepare_speculation(self._draft(asked))
-        engine.prepare_head(self._head(asked))
-        if asked.allows("early_exit"):
-            engine.prepare_early_exit()
+        engine.prepare(self._draft(asked), self._head(asked), asked.allows("early_exit"))
 
     def loaded(self) -> tuple[Any, Any]:
         """Tokenizer and model, for whoever trains with them."""
@@ -94,7 +92,7 @@ class TransformersChat(LocalChat):
         """The draft head, its folder counted from `base`."""
         if asked.head is None or asked.head.startswith(PREFIX):
             return asked.head
-        return str((self.base or Path()) / asked.head)
+        return str((self.base or Path()) / Path(asked.head).expanduser())
 
     def _source(self, name: str, revision: str | None) -> _Source:
         """Where the model of this name, or a draft model for it, comes from. Raises MissingModel."""
@@ -139,7 +137,8 @@ class TransformersEngine(Engine):
         super().__init__(name)
         self._dtype = dtype
         self._drafts: dict[Hashable, _Drafting | str] = {}  # or why it cannot draft
-        self._heads: dict[str, LoadedHead | ArtefactError] = {}
+        self._heads: dict[str, LoadedHead] = {}
+        self._preparing = threading.RLock()  # nodes warm up in threads of their own, and requests prepare what is not
         self._torch, self._transformers = library("torch", "transformers"), library("transformers", "transformers")
         self._torch.set_num_threads(threads)
         if "revision" in source:
@@ -173,15 +172,23 @@ class TransformersEngine(Engine):
         )
         return tokenizer, model
 
-    def prepare_speculation(self, draft: _Source | None) -> _Drafting | None:
-        """Load the draft model, if any, and time passes. Raises ArtefactError where this model or pair cannot."""
-        from dynflow.speculation.draft_model import cache_fault, pair_fault, same_tokens
+    def prepare(self, draft: _Source | None, head: str | None, early_exit: bool) -> _Prepared:
+        """Time passes, and load or measure what is to draft. Raises ArtefactError, with the reason, where it cannot."""
+        from dynflow.speculation.draft_model import cache_fault
 
         if (fault := cache_fault(self._model)) is not None:
             raise ArtefactError(f"{self.name} cannot speculate: {fault}")
-        self._speculator.measure()
-        if draft is None:
-            return None
+        with self._preparing:
+            self._speculator.measure()
+            return _Prepared(
+                None if draft is None else self._drafting(draft),
+                None if head is None else self._head(head),
+                self._first_layers() if early_exit else None,
+            )
+
+    def _drafting(self, draft: _Source) -> _Drafting:
+        from dynflow.speculation.draft_model import pair_fault, same_tokens
+
         if draft.key not in self._drafts:
             other = draft.engine()
             fault = pair_fault(self._model, other._model, self._tokenizer, other._tokenizer)
@@ -192,24 +199,14 @@ class TransformersEngine(Engine):
             raise ArtefactError(f"{draft.name} cannot draft for {self.name}: {found}")
         return found
 
-    def prepare_head(self, name: str | None) -> LoadedHead | None:
-        """Load the draft head, if any. Raises ArtefactError where it cannot be read, or is another model's."""
-        if name is None:
-            return None
+    def _head(self, name: str) -> LoadedHead:
         if name not in self._heads:
             from dynflow.speculation.draft_head.artefact import load
 
-            try:
-                self._heads[name] = load(name, self._model)
-            except ArtefactError as error:
-                self._heads[name] = error
-        found = self._heads[name]
-        if isinstance(found, ArtefactError):
-            raise found
-        return found
+            self._heads[name] = load(name, self._model)
+        return self._heads[name]
 
-    def prepare_early_exit(self) -> Any:
-        """The first layers that may draft. Raises ArtefactError where they agree too little with all of them."""
+    def _first_layers(self) -> Any:
         try:
             return self._speculator.first_layers(self._own_texts)
         except ValueError as error:
@@ -271,23 +268,23 @@ class TransformersEngine(Engine):
         """How to decode with drafts, or why not."""
         asked = Asked.from_dict(job.request[SPECULATION_KEY])
         try:
-            drafting = self.prepare_speculation(job.request.get(_DRAFT))
-            head = self.prepare_head(job.request.get(_HEAD))
-            first = self.prepare_early_exit() if asked.allows("early_exit") else None
+            prepared = self.prepare(job.request.get(_DRAFT), job.request.get(_HEAD), asked.allows("early_exit"))
         except ArtefactError as error:
             return None, f"{error}; decoded plainly"
         temperature = job.request.get("temperature", self._model.generation_config.temperature or 1.0)
         # A seed shall give the same text again: so drafts, of which there are more or fewer as time goes, draw nothing.
         drawn_at = None if "seed" in job.request or temperature == 0 else temperature
-        further = [] if drafting is None else [self._drafter(drafting, job, prompt["input_ids"][0].tolist(), drawn_at)]
-        if head is not None:
+        further: list[Drafter] = []
+        if prepared.draft is not None:
+            further.append(self._drafter(prepared.draft, job, prompt["input_ids"][0].tolist(), drawn_at))
+        if prepared.head is not None:
             from dynflow.speculation.draft_head.drafter import DraftHead
 
-            further.append(DraftHead(head, self._model.config.vocab_size, drawn_at, lambda: job.wanted))
-        if first is not None:
+            further.append(DraftHead(prepared.head, self._model.config.vocab_size, drawn_at, lambda: job.wanted))
+        if prepared.first_layers is not None:
             from dynflow.speculation.early_exit import EarlyExit
 
-            further.append(EarlyExit(first, drawn_at, lambda: job.wanted))
+            further.append(EarlyExit(prepared.first_layers, drawn_at, lambda: job.wanted))
         return self._speculator.decoding(asked, writer, lambda: job.wanted, further), None
 
     def _drafter(self, drafting: _Drafting, job: Job, prompt: list[int], drawn_at: float | None) -> Drafter:
@@ -349,3 +346,12 @@ class _Drafting:
 
     engine: TransformersEngine
     same_tokens: bool
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What may draft besides lookups."""
+
+    draft: _Drafting | None
+    head: LoadedHead | None
+    first_layers: Any

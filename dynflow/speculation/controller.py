@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dynflow.speculation.acceptance import Acceptance
-from dynflow.speculation.costs import Costs
+from dynflow.speculation.costs import Costs, DraftingCosts
 from dynflow.speculation.drafters import Proposal
 
 _ALLOWANCE = 1.0  # plain passes that a request may lose
@@ -32,17 +32,18 @@ class Controller:
 
     Free drafters propose at every step, also where nothing is drafted, and their proposals are compared with what the
     target wrote: so their acceptance is known without a risk, and a text that turns copyable is seen at once. A costly
-    drafter that seems not to pay is probed, ever more rarely. Whatever the estimates say, a plan must be affordable:
-    even if nothing of it is taken, the request has lost no more against plain decoding than one plain pass and 1 %.
+    drafter is weighed against them at each step, its own seconds counted. While it seems not to pay it is probed, ever
+    more rarely; so is one whose costs nobody knows. Whatever the estimates say, a plan must be affordable: even if
+    nothing of it is taken, the request has lost no more against plain decoding than one plain pass and 1 %.
     """
 
-    def __init__(self, costs: Costs, learned: Acceptance, longest: int) -> None:
-        """`costs` and `learned` are shared by an engine's requests. `longest`: most tokens of a draft."""
+    def __init__(self, costs: Costs, learned: Acceptance, longest: int, drafting: DraftingCosts | None = None) -> None:
+        """`costs`, `learned` and `drafting` are shared by requests. `longest`: most tokens of a draft."""
         self._costs, self.longest = costs, longest
         self._acceptance = Acceptance(_WINDOW, learned)
+        self._drafting = drafting or DraftingCosts()
         self._balance = 0.0  # seconds gained against plain decoding, with the slack
-        self._drafting: dict[str, float] = {}  # seconds of a costly drafter's token
-        self._pause: dict[str, tuple[int, int]] = {}  # tokens until the next probe, and the pause after that
+        self._pause: dict[str, tuple[int, int]] = {}  # of costly drafters: tokens until the next probe, and after that
         self.plain_seconds = 0.0
         """What plain decoding would have taken for the tokens so far."""
 
@@ -51,11 +52,9 @@ class Controller:
         longest = self.longest if limit is None else min(limit, self.longest)
         best, best_rate = PLAIN, 1 / self._costs.of(1)
         sizes = {name: (proposal.evidence, min(len(proposal.tokens), longest)) for name, proposal in free.items()}
-        probe = PLAIN
-        for name in costly:
-            sizes[name] = (1, longest)
-            if self._pause.get(name, (0, 0))[0] <= 0 < self._pause.get(name, (0, 0))[1]:
-                probe = Plan(name, min(_PROBE, longest))
+        for name in (costly := tuple(costly)):
+            self._pause.setdefault(name, (_FIRST_PAUSE, _FIRST_PAUSE))
+            sizes[name] = (1, longest if self._drafting.of(name) is not None else min(_PROBE, longest))
         for name, (evidence, most) in sizes.items():
             expected, chance = 1.0, 1.0
             for tokens in range(1, most + 1):
@@ -66,9 +65,20 @@ class Controller:
                     break
                 if expected / seconds > best_rate:
                     best, best_rate = Plan(name, tokens), expected / seconds
-        if best is PLAIN and probe.tokens and self._affordable(self._seconds(probe.drafter, probe.tokens)):
-            return probe
-        return best
+        return self._probe(costly, best, best_rate, min(_PROBE, longest)) or best
+
+    def _probe(self, costly: Iterable[str], best: Plan, best_rate: float, tokens: int) -> Plan | None:
+        """A probe that is due, where it would win against the best plan if all of it were taken.
+
+        In place of a draft, which is expected to win something, it is due later.
+        """
+        due = 0 if best is PLAIN else -_FIRST_PAUSE
+        for name in costly:
+            seconds = self._seconds(name, tokens)
+            would_win = (tokens + 1) / seconds > best_rate
+            if tokens and self._pause[name][0] <= due and would_win and self._affordable(seconds):
+                return Plan(name, tokens)
+        return None
 
     def learn(self, plan: Plan, proposals: Mapping[str, Proposal], written: Sequence[int]) -> None:
         """A step is over: what was planned, what was proposed (free drafters, and the plan's), what the target wrote.
@@ -82,10 +92,12 @@ class Controller:
                     break
         plain = self._costs.of(1)
         self.plain_seconds += plain * len(written)
-        self._balance += plain * len(written) * (1 + _SLACK) - self._seconds(plan.drafter, plan.tokens)
+        self._balance += plain * len(written) * (1 + _SLACK) - self._costs.of(plan.tokens + 1)
         for name, (left, pause) in self._pause.items():
             self._pause[name] = (left - len(written), pause)
-        if plan.drafter in self._drafting:
+        if plan.drafter in self._pause:
+            if not plan.tokens:  # it was asked, and had nothing to say
+                self._acceptance.observe(plan.drafter, 1, taken=False)
             self._set_pause(plan, len(written))
 
     def learn_pass(self, tokens: int, seconds: float) -> None:
@@ -94,10 +106,8 @@ class Controller:
 
     def learn_drafting(self, drafter: str, tokens: int, seconds: float) -> None:
         """A costly drafter took so long for so many tokens."""
-        each = seconds / max(tokens, 1)
-        if not tokens:  # no plan has these seconds
-            self._balance -= seconds
-        self._drafting[drafter] = each if drafter not in self._drafting else 0.8 * self._drafting[drafter] + 0.2 * each
+        self._balance -= seconds
+        self._drafting.learn(drafter, tokens, seconds)
 
     def _set_pause(self, plan: Plan, written: int) -> None:
         """A draft that paid is taken up again at once; after one that did not, the next probe waits twice as long."""
@@ -105,11 +115,11 @@ class Controller:
         if plan.tokens and written * self._costs.of(1) >= self._seconds(plan.drafter, plan.tokens):
             self._pause[plan.drafter] = (0, _FIRST_PAUSE)
         else:
-            pause = self._pause.get(plan.drafter, (0, _FIRST_PAUSE))[1]
+            pause = self._pause[plan.drafter][1]
             self._pause[plan.drafter] = (pause, min(2 * pause, _LONGEST_PAUSE))
 
     def _seconds(self, drafter: str | None, tokens: int) -> float:
-        drafting = 0.0 if drafter is None else self._drafting.get(drafter, 0.0)
+        drafting = 0.0 if drafter is None else self._drafting.of(drafter) or 0.0
         return self._costs.of(tokens + 1) + drafting * tokens
 
     def _affordable(self, seconds: float) -> bool:

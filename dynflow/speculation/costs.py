@@ -1,4 +1,4 @@
-"""What a forward pass of n tokens costs on this machine."""
+"""What a forward pass of n tokens costs on this machine, and what a drafted token does."""
 
 from __future__ import annotations
 
@@ -42,3 +42,27 @@ class Costs:
         place = min(max(bisect_left(self._sizes, tokens), 1), len(self._sizes) - 1)
         lower, upper = self._sizes[place - 1], self._sizes[place]
         return place, (tokens - lower) / (upper - lower)
+
+
+class DraftingCosts:
+    """Seconds of a drafted token by drafter, of those that cost any.
+
+    What is less than before is believed at once, what is more slowly: other work only slows, and a draft model that
+    begins reads the prompt first.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    def of(self, drafter: str) -> float | None:
+        """None: not known yet."""
+        return self._seconds.get(drafter)
+
+    def learn(self, drafter: str, tokens: int, seconds: float) -> None:
+        """A draft of so many tokens took so long; of none, that is the least that one takes."""
+        each = seconds / max(tokens, 1)
+        known = self._seconds.get(drafter, each)
+        if not tokens:
+            each = max(each, known)
+        more = max(min(each, _MOST_SURPRISE * known) - known, 0.0)
+        self._seconds[drafter] = min(each, known) + _SCALE_RATE * more

@@ -137,7 +137,7 @@ class SpeculativeDecoding:
         name = plan.drafter
         if name is None:
             return plan, Proposal(), proposals
-        self._used[self._drafters[name].option] = None
+        option = self._drafters[name].option
         if name in proposals:
             whole = proposals[name]
             proposal = Proposal(whole.tokens[: plan.tokens], whole.evidence)
@@ -147,6 +147,8 @@ class SpeculativeDecoding:
             self._controller.learn_drafting(name, len(proposal.tokens), time.perf_counter() - began)
             proposals[name] = proposal
             plan = Plan(name, len(proposal.tokens))
+        if proposal.tokens:
+            self._used[option] = None
         return plan, proposal, proposals
 
     def _ask(self, drafter: Drafter, text: list[int], limit: int) -> Proposal:

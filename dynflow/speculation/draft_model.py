@@ -41,8 +41,9 @@ class DraftModel:
         self._certain = 0  # tokens at its beginning that the text is known to have
 
     def draft(self, tokens: Sequence[int], limit: int) -> Proposal:
-        same = self._certain
-        while same < min(len(self._read), len(tokens) - 1) and self._read[same] == tokens[same]:
+        known = min(len(self._read), len(tokens) - 1)  # the last one is read again: what follows it is asked for
+        same = min(self._certain, known)
+        while same < known and self._read[same] == tokens[same]:
             same += 1
         if len(self._read) > same:
             self._cache.crop(same - len(self._read))

@@ -35,12 +35,14 @@ class EarlyExit:
 
     def draft(self, tokens: Sequence[int], limit: int) -> Proposal:
         cache = DynamicCache()
-        cache.layers = self._whole.layers[: self._layers.config.num_hidden_layers]
+        cache.layers = layers = self._whole.layers[: self._layers.config.num_hidden_layers]
         known = cache.get_seq_length()
         try:
             return write_on(self._layers, cache, tokens[known:], limit, self._temperature, self._wanted)
         finally:
-            cache.crop(known - cache.get_seq_length())
+            for layer in layers:  # a pass that failed may have reached some of them only
+                if (new := layer.get_seq_length() - known) > 0:
+                    layer.crop(-new)
 
 
 def first_layers(model: Any, count: int) -> Any:

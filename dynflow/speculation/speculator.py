@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from transformers import DynamicCache
 from dynflow.speculation.acceptance import Acceptance
 from dynflow.speculation.asked import Asked
 from dynflow.speculation.controller import Controller
-from dynflow.speculation.costs import Costs
+from dynflow.speculation.costs import Costs, DraftingCosts
 from dynflow.speculation.decoding import SpeculativeDecoding, Writer
 from dynflow.speculation.drafters import Drafter, FirstLookup, NgramCache, PromptLookup
 from dynflow.speculation.early_exit import first_layers, foreseen
@@ -28,13 +29,22 @@ _WINDOW = 400  # tries that tell of a flow
 _FLOWS = 64  # remembered; those not asked for longest are forgotten first
 
 
+@dataclass(frozen=True)
+class _Flow:
+    """What the requests of one flow taught."""
+
+    acceptance: Acceptance = field(default_factory=lambda: Acceptance(_WINDOW))
+    drafting: DraftingCosts = field(default_factory=DraftingCosts)
+    ngrams: NgramCache = field(default_factory=NgramCache)
+
+
 class Speculator:
     """Costs of passes, acceptance so far and n-grams of past answers; makes each request's decoding."""
 
     def __init__(self, model: Any, costs: Costs | None = None) -> None:
         """`costs`: known already; else they are measured when they are first needed."""
         self._model, self._costs = model, costs
-        self._flows: OrderedDict[str, tuple[Acceptance, NgramCache]] = OrderedDict()
+        self._flows: OrderedDict[str, _Flow] = OrderedDict()
         self._exit: Any = None  # the first layers, or why they cannot draft
 
     def measure(self) -> Costs:
@@ -83,24 +93,24 @@ class Speculator:
         further: Sequence[Drafter] = (),
     ) -> SpeculativeDecoding:
         """The decoding of one request. `further`: drafters besides the lookups, for this request alone."""
-        acceptance, ngrams = self._flow(asked.flow)
+        flow = self._flow(asked.flow)
         drafters: list[Drafter] = []
         if asked.allows("prompt_lookup"):
             automaton = SuffixAutomaton()
             drafters += [PromptLookup(automaton), FirstLookup(automaton)]
         if asked.allows("ngram_cache"):
-            drafters.append(ngrams)
+            drafters.append(flow.ngrams)
         drafters += [drafter for drafter in further if asked.allows(drafter.option)]
-        controller = Controller(self.measure(), acceptance, asked.most or _MOST)
+        controller = Controller(self.measure(), flow.acceptance, asked.most or _MOST, flow.drafting)
         return SpeculativeDecoding(drafters, controller, writer, wanted)
 
     def learn(self, asked: Asked, answer: list[int]) -> None:
         """Take up an answer, where later ones may be drafted from it."""
         if asked.allows("ngram_cache"):
-            self._flow(asked.flow)[1].learn(answer)
+            self._flow(asked.flow).ngrams.learn(answer)
 
-    def _flow(self, name: str) -> tuple[Acceptance, NgramCache]:
-        kept = self._flows.setdefault(name, (Acceptance(_WINDOW), NgramCache()))
+    def _flow(self, name: str) -> _Flow:
+        kept = self._flows.setdefault(name, _Flow())
         self._flows.move_to_end(name)
         if len(self._flows) > _FLOWS:
             self._flows.popitem(last=False)

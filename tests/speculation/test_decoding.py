@@ -102,6 +102,25 @@ def test_a_draft_model_that_is_the_target_is_always_right(llama: Any) -> None:
     assert told.passes < 8
 
 
+def test_a_draft_model_whose_text_is_taken_back_reads_the_last_token_again(llama: Any) -> None:
+    drafter = DraftModel(llama, VOCABULARY, None, lambda: True)
+    expected = drafter.draft([1, 2, 3], 4).tokens
+    drafter.draft([1, 2, 3, 4, 5], 4)
+    drafter.draft([1, 2, 3, 4, 5, 6], 4)
+    drafter.forget(3)
+    assert drafter.draft([1, 2, 3], 4).tokens == expected
+
+
+def test_who_had_nothing_to_say_did_not_draft(llama: Any) -> None:
+    class Silent(DraftModel):
+        def draft(self, tokens: Sequence[int], limit: int) -> Proposal:
+            return Proposal()
+
+    decoding = speculating([Silent(llama, VOCABULARY, None, lambda: True)])
+    generate(llama, prompts(1)[0], decoding)
+    assert decoding.statistics().drafters == ()
+
+
 def test_who_drafted_is_told_as_options_name_it(llama: Any) -> None:
     decoding = speculating([FirstLookup()])
     generate(llama, prompts(1)[0] * 2, decoding)

@@ -101,6 +101,33 @@ def test_a_draft_leaves_the_cache_as_it_was() -> None:
         assert torch.equal(layer.values, values)
 
 
+@pytest.mark.parametrize("before", [0, 3])
+def test_a_draft_that_fails_leaves_the_text_as_it_would_be(before: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although it fails when the first of its layers has read the token, and the second has not."""
+    model = tiny_llama(layers=4)
+    plain = generate(model, PROMPT)
+    first = first_layers(model, 2)
+    calls = iter(range(before))
+
+    def fail(module: Any, arguments: Any) -> None:
+        if next(calls, None) is None:
+            raise RuntimeError("no memory")
+
+    draft = EarlyExit(first, None, lambda: True)
+
+    def drafting(tokens: Any, limit: int, _draft: Any = draft.draft) -> Any:
+        hook = first.model.layers[1].register_forward_pre_hook(fail)
+        try:
+            return _draft(tokens, limit)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(draft, "draft", drafting)
+    decoding = speculating([draft])
+    assert generate(model, PROMPT, decoding) == plain
+    assert decoding.statistics().fallback == "early_exit failed: no memory"
+
+
 def written(model: Any) -> list[tuple[Any, int]]:
     """Texts of the model's own."""
     prompts = ([1, 2, 3], [4], [7, 8, 1, 5])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from dynflow.errors import ArtefactError
@@ -11,33 +12,36 @@ _MOST = 512
 
 
 class LastStates:
-    """Watches a causal language model of transformers, and keeps the states of its latest pass.
+    """Watches a causal language model of transformers, and keeps the states of each thread's latest pass.
 
-    `states`: (batch, tokens, width), after the last norm, as the output layer gets them. Raises ArtefactError for a
-    model that does not tell them.
+    For a model that drafts for a larger one runs in that one's thread too. Raises ArtefactError for a model that does
+    not tell its states.
     """
 
     def __init__(self, model: Any) -> None:
-        self.states: Any = None
-        self._end = 0
+        self._latest = threading.local()
         base = model.base_model
         if base is model or model.get_output_embeddings() is None:
             raise ArtefactError(f"a {type(model).__name__} has no body of its own that tells the last hidden states")
         self._hook = base.register_forward_hook(self._keep, with_kwargs=True)
 
+    @property
+    def states(self) -> Any:
+        """(batch, tokens, width), after the last norm, as the output layer gets them; None before the first pass."""
+        return getattr(self._latest, "states", None)
+
     def before(self, length: int) -> Any:
         """The state (width) that said the last token of a text of so many; None if the latest pass did not have it."""
-        if self.states is None:
+        if (states := self.states) is None:
             return None
-        place = length - 2 - (self._end - self.states.shape[1])
-        return self.states[0, place] if 0 <= place < self.states.shape[1] else None
+        place = length - 2 - (self._latest.end - states.shape[1])
+        return states[0, place] if 0 <= place < states.shape[1] else None
 
     def close(self) -> None:
         """Watch no longer."""
         self._hook.remove()
-        self.states = None
 
     def _keep(self, module: Any, arguments: Any, named: dict[str, Any], output: Any) -> None:
-        self.states = output.last_hidden_state[:, -_MOST:].detach().clone()
         cache = named.get("past_key_values")
-        self._end = output.last_hidden_state.shape[1] if cache is None else cache.get_seq_length()
+        self._latest.end = output.last_hidden_state.shape[1] if cache is None else cache.get_seq_length()
+        self._latest.states = output.last_hidden_state[:, -_MOST:].detach().clone()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -75,6 +76,18 @@ def test_it_starts_from_the_state_that_said_the_last_token() -> None:
     for length in (5, 8):  # not of this pass
         assert states.before(length) is None
     assert DraftHead(beside(model), VOCABULARY, None).draft(text[:5], 3).tokens == ()
+
+
+def test_another_threads_passes_are_not_its_own() -> None:
+    """A model that has a head may draft for a larger one too, in that one's thread."""
+    model = target()
+    states = beside(model).states
+    model(torch.tensor([[1, 2, 3]]))
+    seen = states.states.clone()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: states.before(4)).result() is None
+        pool.submit(model, torch.tensor([[4, 5, 6, 7]])).result()
+    assert torch.equal(states.states, seen)
 
 
 def test_greedy_text_is_the_plain_one_however_bad_the_head_is() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from dynflow.errors import ArtefactError, InputError
 from dynflow.models.settings import ModelSettings
 from dynflow.models.store import create
 from dynflow.models.transformers import TransformersChat
+from dynflow.speculation.asked import Asked
 from dynflow.speculation.draft_head import artefact
 from dynflow.speculation.draft_head.training import texts
 from dynflow.speculation.draft_head.training.fitting import Fit
@@ -185,5 +189,49 @@ def test_the_command(folder: Path, prompts: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "trained on " in done.stdout
     assert "use it with `draft_head: " in done.stdout
-    with pytest.raises(InputError, match="too few to learn from"):
-        CliRunner().invoke(command, [*arguments, "--answers", "3"], catch_exceptions=False)
+    for wrong, said in (
+        (["--answers", "3"], "3 answers are too few to learn from"),
+        (["--tokens", "256"], "no room for a prompt in the 256 that .* reads: give fewer with --tokens"),
+    ):
+        with pytest.raises(InputError, match=said):
+            CliRunner().invoke(command, [*arguments, *wrong], catch_exceptions=False)
+    for wrong, said in ((["--rate", "0"], "--rate"), (["--rate", "nan"], "no finite number")):
+        refused = CliRunner().invoke(command, [*arguments, *wrong])
+        assert (refused.exit_code, said in refused.stderr) == (2, True)
+    refused = CliRunner().invoke(command, ["draft", "", *arguments[2:]])
+    assert (refused.exit_code, "MODEL is empty" in refused.stderr) == (2, True)
+
+
+def test_a_single_prompt_is_too_few(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("a b\n", "utf-8")
+    with pytest.raises(InputError, match="1 prompt is too few"):
+        train(settings(folder), tmp_path / "head", data=[tmp_path / "one.txt"])
+
+
+def test_what_is_mended_is_read_and_folders_are_those_of_the_graph(
+    folder: Path, report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head that was damaged as a request came drafts for the next one once it is whole; `~` is the user's folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = chat(folder)
+    model.base = folder.parent
+    asked = {"drafters": ["draft_head"], "head": "~/head"}
+    refused = model.invoke(PROMPTS[0], speculation=asked)
+    assert f"there is no draft head in {tmp_path}/head" in str(refused.response_metadata[SPECULATION_KEY]["fallback"])
+    shutil.copytree(report.out, tmp_path / "head")
+    assert model.invoke(PROMPTS[0], speculation=asked).response_metadata[SPECULATION_KEY]["fallback"] is None
+
+
+def test_a_head_watches_its_model_once_however_many_warm_up(folder: Path, report: Report) -> None:
+    models = [chat(folder) for _ in range(4)]
+    _, target = models[0].loaded()
+    before = len(target.model._forward_hooks)
+    barrier = threading.Barrier(len(models))
+
+    def warm_up(model: TransformersChat) -> None:
+        barrier.wait()
+        model.warm_up_speculation(Asked(head=f"{report.out}/."))
+
+    with ThreadPoolExecutor(len(models)) as pool:
+        list(pool.map(warm_up, models))
+    assert len(target.model._forward_hooks) == before + 1

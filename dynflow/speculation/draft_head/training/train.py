@@ -76,10 +76,17 @@ def train(
     asked = Texts(**{**asdict(texts or Texts()), "prompts": prompts})
     if asked.answers < FEWEST_ANSWERS:
         raise InputError(f"{asked.answers} answers are too few to learn from; give at least {FEWEST_ANSWERS}")
+    if len(prompts) == 1:
+        raise InputError("1 prompt is too few to learn from, as others are held out: give more with --data")
     _try_out(out)
     tokenizer, model = TransformersChat(settings=settings).loaded()
     if (fault := cache_fault(model)) is not None:
         raise ArtefactError(f"{settings.model} cannot speculate: {fault}")
+    if asked.tokens >= (positions := model.config.max_position_embeddings):
+        raise InputError(
+            f"answers of {asked.tokens} tokens leave no room for a prompt in the {positions} that {settings.model} "
+            "reads: give fewer with --tokens"
+        )
     work, digest = out / ".training", artefact.fingerprint(model)
     answers = collect(model, tokenizer, asked, work, digest, progress)
     told = [(row, answer) for row, answer in enumerate(answers) if len(answer.tokens) > 1]  # the others teach nothing

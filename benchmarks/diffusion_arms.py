@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,12 @@ class Arm:
     """Of the predictor; None: it is not asked."""
     threshold: float | None = None
     """Of `converge`; None: it is not at work."""
+    finish: int = 0
+    """Longer steps in which what `converge` stops is finished; 0: in none."""
+    shift: float | None = None
+    """Of the schedule; None: the pipeline's own."""
+    expected: float | None = None
+    """Mean calls of the denoiser, where deciders set them; of progress only."""
 
     def decisions(self, prompt: str, predictor: Predictor | None) -> list[Decision]:
         """What the node's own deciders say, in the node's order."""
@@ -45,8 +51,13 @@ class Arm:
             found.append(Predict(predictor, self.quantile).decide(prompt, planned))
             planned = found[-1].planned
         if self.threshold is not None:
-            found.append(Converge(self.threshold).decide(prompt, planned))
+            found.append(Converge(self.threshold, finish=self.finish).decide(prompt, planned))
         return found or [Decision(planned)]
+
+    @property
+    def calls(self) -> float:
+        """Of the denoiser for an image, about."""
+        return self.steps if self.expected is None else self.expected
 
 
 @dataclass(frozen=True)
@@ -85,18 +96,35 @@ class Studio:
 
     def draw_all(self, arms: Sequence[Arm], progress: Callable[[int, int, str], object]) -> dict[str, Pictures]:
         """Every arm's pictures by its name: what is not on disk is drawn, window by window, the arms in turn."""
-        starts = range(0, len(self.images), self.window)
+        total, done = self.calls(arms), 0.0
+        label = f"drawing, {total:,} calls"
         found: dict[str, list[Pictures]] = {arm.name: [] for arm in arms}
-        for done, start in enumerate(starts):
-            for arm in arms:
-                progress(done * self.window, len(self.images), f"drawing {arm.name}")
-                found[arm.name].append(self._kept(arm, self.images[start : start + self.window]))
-        progress(len(self.images), len(self.images), "drawing")
+        progress(0, total, label)
+        for images, arm in self._parts(arms):
+            done += 0 if self._path(arm, images).is_file() else len(images) * arm.calls
+            found[arm.name].append(self._kept(arm, images))
+            progress(min(total, round(done)), total, label)
+        progress(total, total, label)
         return {name: Pictures.joined(parts) for name, parts in found.items()}
 
+    def _parts(self, arms: Sequence[Arm]) -> Iterator[tuple[Sequence[tuple[str, int]], Arm]]:
+        for start in range(0, len(self.images), self.window):
+            for arm in arms:
+                yield self.images[start : start + self.window], arm
+
+    def calls(self, arms: Sequence[Arm]) -> int:
+        """Of the denoiser, for what of these arms is not on disk yet; about."""
+        missing = {self._path(arm, images): len(images) * arm.calls for images, arm in self._parts(arms)}
+        return round(sum(calls for path, calls in missing.items() if not path.is_file()))
+
+    def _path(self, arm: Arm, images: Sequence[tuple[str, int]]) -> Path:
+        """Where the pictures are kept: arms that draw alike share them."""
+        drawn_by = [arm.solver, arm.steps, arm.quantile, arm.threshold, arm.finish, arm.shift]
+        told = json.dumps([*drawn_by, self.batch, images])
+        return self.folder / f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.npz"
+
     def _kept(self, arm: Arm, images: Sequence[tuple[str, int]]) -> Pictures:
-        told = json.dumps([arm.solver, arm.steps, arm.quantile, arm.threshold, self.batch, images])
-        path = self.folder / f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.npz"
+        path = self._path(arm, images)
         if path.is_file():
             with np.load(path) as kept:
                 return Pictures(kept["images"], kept["taken"], kept["planned"], float(kept["seconds"]))
@@ -108,7 +136,7 @@ class Studio:
 
     def draw(self, arm: Arm, images: Sequence[tuple[str, int]]) -> Pictures:
         """The pictures of one window, planning included in its seconds. Raises what `draw` reports of an image."""
-        pipeline = with_solver(self.pipeline, arm.solver)
+        pipeline = scheduled(self.pipeline, arm)
         began = time.perf_counter()
         orders = []
         for prompt, seed in images:
@@ -128,7 +156,7 @@ class Studio:
 
     def waiting(self, arm: Arm, images: Sequence[tuple[str, int]], rounds: int) -> Mapping[str, float]:
         """Seconds of batches whose images leave when they are done, and of those that wait for their slowest."""
-        pipeline = with_solver(self.pipeline, arm.solver)
+        pipeline = scheduled(self.pipeline, arm)
         seconds = {"leaving": 0.0, "waiting": 0.0}
         for number in range(rounds):
             part = images[number * self.batch : (number + 1) * self.batch]
@@ -136,7 +164,7 @@ class Studio:
             began = time.perf_counter()
             slowest = max(each.steps for each in drawn(pipeline, orders))
             seconds["leaving"] += time.perf_counter() - began
-            wait = Decision(arm.steps, watch=partial(_after, slowest))
+            wait = Decision(arm.steps, watch=partial(_after, slowest - arm.finish), finish=arm.finish)
             together = [Order(prompt, seed, arm.steps, decisions=[wait]) for prompt, seed in part]
             began = time.perf_counter()
             drawn(pipeline, together)
@@ -175,11 +203,16 @@ def batches(planned: Sequence[int], size: int) -> list[list[int]]:
     return found
 
 
-def with_solver(pipeline: Any, solver: Solver) -> Any:
-    """The pipeline with this solver of the same flow; Euler is its own."""
-    if solver == "Euler":
+def scheduled(pipeline: Any, arm: Arm) -> Any:
+    """The pipeline with the arm's solver of the same flow, and its shift; Euler is the pipeline's own."""
+    if arm.solver == "Euler" and arm.shift is None:
         return pipeline
     other = copy.copy(pipeline)
+    shift = pipeline.scheduler.config.shift if arm.shift is None else arm.shift
     make: Any = DPMSolverMultistepScheduler
-    other.scheduler = make(use_flow_sigmas=True, prediction_type="flow_prediction")
+    other.scheduler = (
+        pipeline.scheduler.from_config(pipeline.scheduler.config, shift=shift)
+        if arm.solver == "Euler"
+        else make(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=shift)
+    )
     return other

@@ -150,14 +150,14 @@ def oracle(recording: Recording, at_least: float, together: bool) -> tuple[Float
     owner, images = recording.owner, len(recording.owner)
     steps = np.full(images, float(recording.about.reference))
     alike = recording.runs[recording.about.reference].metrics[METRIC][:, -1].astype(float).copy()
-    for count, run in recording.runs.items():
-        values = run.metrics[METRIC]
-        for stop in range(min(1, count - 1), count):
+    for run in recording.runs.values():
+        values, calls = run.metrics[METRIC], run.calls(recording.about.finish)
+        for stop in range(min(1, len(calls) - 1), len(calls)):
             met = values[:, stop] >= at_least
             if together:
                 met = (np.bincount(owner, ~met) == 0)[owner]
-            better = met & (stop + 1 < steps)
-            steps[better], alike[better] = stop + 1, values[better, stop]
+            better = met & (calls[stop] < steps)
+            steps[better], alike[better] = calls[stop], values[better, stop]
     return steps, alike
 
 

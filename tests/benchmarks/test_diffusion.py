@@ -17,6 +17,7 @@ diffusers = pytest.importorskip("diffusers")
 arms = load_script("diffusion_arms")
 figures = load_script("diffusion_figures")
 diffusion = load_script("diffusion")
+bars = load_script("diffusion_bars")
 
 from dynflow.calibration.contracts import Tries  # noqa: E402
 from dynflow.nodes.adaptive_diffusion.predictor import save  # noqa: E402
@@ -45,30 +46,81 @@ def test_all_arms_are_drawn_once_and_judged(
         "training": {},
     }
     save(tmp_path / "steps", tensors, model=str(tmp_path / "shapes"), **told)
-    settings = {None: figures.Setting(0.9, 0.1, 20, 1), "predict": figures.Setting(0.9, None, 30, 1), "converge": None}
+    settings = {None: figures.Setting(0.9, 0.6, 20, 1), "predict": figures.Setting(0.9, None, 30, 1), "converge": None}
     monkeypatch.setattr(diffusion, "calibrated", lambda tries, share, confidence, alone: settings[alone])
-    monkeypatch.setattr(diffusion, "COUNTS", (50, 10))
+    monkeypatch.setattr(diffusion, "COUNTS", {"Euler": (50, 10), "DPM-Solver++": (50, 10)})
+    monkeypatch.setattr(diffusion, "SHIFTED_COUNTS", (10,))
     monkeypatch.setattr(diffusion, "SHEET_COUNTS", (10, 50))
-    monkeypatch.setattr(diffusion, "FASTER", {"Euler 50": 2.0})
+    monkeypatch.setattr(bars, "FASTER", {"Euler 50": 2.0})
     command = ["--model", str(tmp_path / "shapes"), "--predictor", str(tmp_path / "steps"), "--captions", "4"]
-    command += ["--seeds", "1", "--contract", "3", "--draws", "5", "--rounds", "1", "--batch", "4"]
+    command += [
+        "--seeds",
+        "1",
+        "--contract",
+        "3",
+        "--oracle",
+        "3",
+        "--finish",
+        "3",
+        "--draws",
+        "5",
+        "--rounds",
+        "1",
+        "--batch",
+        "4",
+    ]
     command += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
     diffusion.main(command)
     results = json.loads((tmp_path / "out" / "diffusion.json").read_text(encoding="utf-8"))
     expected = {f"{solver} {count}" for solver in ("Euler", "DPM-Solver++") for count in (50, 10)}
+    expected |= {"Euler 10, shift 2", "Euler 10, shift 3"}
     assert expected | {"predictor alone", "both"} <= results["arms"].keys()
+    assert (results["judged"], results["known"], results["shift"]) == ("both", 3, 1)
+    assert results["contract"].endswith("finished in 3 steps")
+    assert len(results["verdicts"]) == 9
+    assert all(each.startswith(("held: ", "MISSED: ")) for each in results["verdicts"])
     assert results["settings"]["converge alone"] is None
     assert results["arms"]["Euler 50"]["ssim"] == pytest.approx(1)
     assert results["arms"]["Euler 50"]["met"] == [1, 1, 1]
     assert results["oracles"]["oracle per image"][0] <= results["oracles"]["oracle per prompt"][0]
-    assert "| converge alone | refused | refused |" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "| converge alone | refused | refused |" in told.out
+    assert "calls of the denoiser and those of the adaptive arms: " in told.err
     assert (tmp_path / "out" / "diffusion_sheet.png").stat().st_size > 0
     drawn: list[Any] = []
     monkeypatch.setattr(arms, "draw", lambda *given, **more: drawn.append(given) or [])
     monkeypatch.setattr(diffusion.Studio, "draw", lambda studio, arm, images: drawn.append(arm.name))
     monkeypatch.setattr(diffusion.Studio, "waiting", lambda studio, arm, images, rounds: results["batch of 16"])
     diffusion.main(command)
-    assert drawn == ["warm up"]
+    assert drawn == ["warm up", "pace"]
+
+
+def test_arms_that_draw_alike_share_their_pictures(tmp_path: Path) -> None:
+    found = diffusion.adaptive(
+        {"both": figures.Setting(1.0, 0.6, 20, 1), "converge alone": figures.Setting(1.0, 0.6, 20, 1)}, finish=5
+    )
+    images = [("a red circle", place) for place in range(20)]
+    studio = arms.Studio(None, None, images, tmp_path, window=16)
+    assert studio.calls(found) == 20 * 20
+    paths = {studio._path(arm, images) for arm in found}
+    assert len(paths) == 1
+    unlike = [replace(found[0], finish=3), replace(found[0], shift=2.0), replace(found[0], threshold=0.7)]
+    assert not paths & {studio._path(arm, images) for arm in unlike}
+
+
+def test_a_schedule_of_another_shift_is_the_arms_alone() -> None:
+    pipeline = ShapesPipeline(
+        ShapesTransformer(width=24, num_layers=1, num_heads=2), diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0)
+    )
+    assert arms.scheduled(pipeline, arms.Arm("own")) is pipeline
+    other = arms.scheduled(pipeline, arms.Arm("other", shift=3.0)).scheduler
+    assert (type(other).__name__, other.config.shift) == ("FlowMatchEulerDiscreteScheduler", 3.0)
+    multistep = arms.scheduled(pipeline, arms.Arm("multistep", "DPM-Solver++")).scheduler
+    other.set_timesteps(10)
+    multistep.set_timesteps(10)
+    assert multistep.config.flow_shift == 2.0
+    assert [arm.name for arm in diffusion.shifted(pipeline, [10])] == ["Euler 10, shift 1", "Euler 10, shift 3"]
+    assert pipeline.scheduler.config.shift == 2.0
 
 
 def recording() -> Recording:
@@ -94,6 +146,14 @@ def recording() -> Recording:
 def test_the_oracle_takes_the_cheapest_pair_that_meets_the_contract() -> None:
     assert figures.oracle(recording(), 0.9, together=False)[0].tolist() == [2, 3, 4, 4]  # no stop at the first step
     assert figures.oracle(recording(), 0.9, together=True)[0].tolist() == [3, 3, 4, 4]
+
+
+def test_the_oracle_pays_for_what_it_finishes() -> None:
+    finished = replace(recording(), about=About("m", "", (2, 4), finish=1))
+    assert figures.oracle(finished, 0.9, together=False)[0].tolist() == [2, 4, 4, 4]
+    nothing_tried = np.array([[np.nan, np.nan, 0.95, 1.0]] * 4)
+    runs = {4: replace(recording().runs[4], metrics={"ssim": nothing_tried})}
+    assert figures.oracle(replace(finished, runs=runs), 0.9, together=False)[0].tolist() == [4, 4, 4, 4]
 
 
 def test_the_arms_are_calibrated_each_on_its_own_side_of_the_grid() -> None:

@@ -11,7 +11,7 @@ from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, Us
 from langchain_core.messages.tool import ToolCallChunk
 from langchain_core.outputs import ChatGenerationChunk
 
-from dynflow.speculation.statistics import ACCEPTED_KEY, SPECULATION_KEY
+from dynflow.speculation.statistics import ACCEPTED_KEY, SPECULATION_KEY, Speculation
 
 
 class Reader:
@@ -32,6 +32,8 @@ class Reader:
         self._usage = usage(event.get("usage") or {}) or self._usage
         if event.get("timings"):
             self._about["timings"] = dict(event["timings"])
+            if (told := _drafts(event["timings"])) is not None:
+                self._about[SPECULATION_KEY] = told.as_dict()
         if SPECULATION_KEY in event:
             self._about[SPECULATION_KEY] = dict(event[SPECULATION_KEY])
         choice = next(iter(event.get("choices") or ()), None)
@@ -60,6 +62,28 @@ class Reader:
         chunk.message.usage_metadata, chunk.message.chunk_position = self._usage, "last"
         chunk.generation_info = {**(chunk.generation_info or {}), "finish_reason": self._finish_reason, **self._about}
         return chunk
+
+
+def _drafts(timings: Mapping[str, Any]) -> Speculation | None:
+    """What a server of llama.cpp tells of the drafts that it checked by itself; None where it tells of none.
+
+    It takes a drafted token where its sampler, on the target's own logits, chooses the same: the distribution stays.
+    """
+    try:
+        drafted, accepted = int(timings["draft_n"]), int(timings["draft_n_accepted"])
+        tokens, seconds = int(timings["predicted_n"]), float(timings["predicted_ms"]) / 1000
+        passes = max(tokens - 1 - accepted, 0)  # the first token comes from the pass on the prompt
+        return Speculation(
+            tokens,
+            passes,
+            drafted,
+            accepted,
+            drafters=("server",),
+            seconds=seconds,
+            exactness="exact_distribution",
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
 
 
 def _chunk(delta: Mapping[str, Any], logprobs: Mapping[str, Any] | None) -> ChatGenerationChunk | None:

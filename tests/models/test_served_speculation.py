@@ -36,6 +36,7 @@ def served() -> Iterator[LiteLLMChat]:
             provider="litellm", model="openai/smollm2", api_base=f"{server.listening_address}/v1", api_key="none"
         )
     )
+    del server  # it serves as long as somebody holds it
 
 
 def test_its_drafts_are_told_whole_and_streamed(served: LiteLLMChat) -> None:

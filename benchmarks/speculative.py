@@ -1,23 +1,25 @@
-"""How much sooner speculation writes, beside plain decoding and the best fixed settings, on the same engine.
+"""How much sooner speculation writes, beside plain decoding and the best fixed settings, on the same engine: llama.cpp;
+`speculative_transformers.py` measures transformers likewise.
 
-python benchmarks/speculative.py [--engine llama_cpp] [--full] [--repeats 5] [--out benchmarks/results]
+python benchmarks/speculative.py [--full] [--repeats 5] [--out benchmarks/results]
 
 Six tasks (`speculative_prompts.py`), by default four prompts each and 64 new tokens, with --full eight and 128. In each
 repeat every contender answers every prompt, one right after the other, in an order that turns; the system message
 counts the repeats, so that nobody has the prompt in a cache. Compared is the time from the first token to the last;
 ratios are taken pair by pair, their logarithms averaged, with 95 % intervals (Student's t). The answer's text must be
 the plain one's, greedy. Every measurement is written to a file of JSON lines as it is taken: started again, the script
-goes on with the first round that is not whole. Only a quiet machine gives figures worth keeping.
+goes on with the first round that is not whole. `--out` gets the tables (.md) and figures and bars (.json). Only a quiet
+machine gives figures worth keeping.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +29,8 @@ from machine import machine
 from speculative_prompts import PROMPTS
 
 PLAIN, OURS = "plain", "dynflow"
-"""Names that the report knows; all other contenders are fixed settings."""
+"""Names that the report knows: plain decoding, and what is judged. Others that begin like it are shown beside it; all
+further contenders are fixed settings of the engine's own."""
 _QUANTILES = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """Of Student's t at 97.5 %, by number of values."""
 
@@ -69,6 +72,18 @@ LLAMA_BARS = Bars({"copy": 2.4, "extract": 2.4, "edit": 2.4, "summarise": 1.2, "
 Measurement = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """A bar, and what was measured: held, or missed."""
+
+    bar: str
+    figure: str
+    held: bool
+
+    def __str__(self) -> str:
+        return f"{'held' if self.held else 'MISSED'}: {self.bar}: {self.figure}"
+
+
 # Taking measurements
 
 
@@ -81,12 +96,24 @@ def rounds(prompts: int, repeats: int) -> Iterator[tuple[int, str, int]]:
 
 
 def measure(
-    contenders: Sequence[Contender], file: Path, prompts: int, repeats: int, tokens: int, say: Callable[[str], None]
+    contenders: Sequence[Contender],
+    file: Path,
+    prompts: int,
+    repeats: int,
+    tokens: int,
+    say: Callable[[str], None],
+    about: str = "",
 ) -> list[Measurement]:
-    """All measurements, those that stand in the file already among them."""
+    """All measurements, those that stand in the file already among them.
+
+    `about` tells what the contenders were made of: measurements of others are passed over.
+    """
     found = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+    found = [each for each in found if each.get("about", "") == about and each["repeat"] < repeats]
+    left = list(rounds(prompts, repeats))
+    began, taken_now = time.perf_counter(), 0
     wanted = {contender.name for contender in contenders}
-    for repeat, task, index in rounds(prompts, repeats):
+    for number, (repeat, task, index) in enumerate(left):
         place = {"repeat": repeat, "task": task, "prompt": index, "tokens": tokens}
         here = [each for each in found if all(each[key] == value for key, value in place.items())]
         if wanted <= {each["contender"] for each in here}:
@@ -97,11 +124,15 @@ def measure(
         taken = []
         for contender in (*contenders[turn:], *contenders[:turn]):
             written = contender.write(system, PROMPTS[task][index], tokens)
-            taken.append({**asdict(written), "written": written.tokens, **place, "contender": contender.name})
+            taken.append(
+                {**asdict(written), "written": written.tokens, **place, "contender": contender.name, "about": about}
+            )
         found += taken
         with file.open("a", encoding="utf-8") as lines:
             lines.writelines(json.dumps(each, ensure_ascii=False) + "\n" for each in taken)
-        say(f"repeat {repeat + 1} of {repeats}, {task} {index + 1}")
+        taken_now += 1
+        minutes = (time.perf_counter() - began) / taken_now * (len(left) - number - 1) / 60
+        say(f"repeat {repeat + 1} of {repeats}, {task} {index + 1}; about {minutes:.0f} minutes to go")
     return found
 
 
@@ -162,17 +193,6 @@ def llama_contenders() -> Sequence[Contender]:
         LlamaContender("lookup 3/16", Lookup(3, 16)),
         LlamaContender(OURS, "choose"),
     ]
-
-
-ENGINES: Mapping[str, tuple[Callable[[], Sequence[Contender]], Bars]] = {"llama_cpp": (llama_contenders, LLAMA_BARS)}
-
-
-def engine(name: str) -> tuple[Callable[[], Sequence[Contender]], Bars]:
-    """Contenders and bars of an engine; those of transformers are in a module of their own."""
-    if name in ENGINES:
-        return ENGINES[name]
-    module = importlib.import_module(f"speculative_{name}")
-    return module.contenders, module.BARS
 
 
 # Judging them
@@ -244,18 +264,19 @@ def best_fixed(fixed: Mapping[str, Mapping[tuple[str, int, int], float]], task: 
     return [(repeat, max(fixed, key=lambda name: elsewhere(name, repeat))) for repeat in repeats]
 
 
-def report(found: Sequence[Measurement], names: Sequence[str], bars: Bars) -> tuple[str, list[str]]:
-    """Tables in Markdown, and the bars that were missed."""
+def report(found: Sequence[Measurement], names: Sequence[str], bars: Bars) -> tuple[str, dict[str, Any], list[Verdict]]:
+    """Tables in Markdown, their figures for JSON, and the bars."""
     found = [{**each, "tokens_written": len_of(each)} for each in found]
     logs = {name: logarithms(found, name) for name in names if name != PLAIN}
-    ours, fixed = logs[OURS], {name: each for name, each in logs.items() if name != OURS}
+    ours, fixed = logs[OURS], {name: each for name, each in logs.items() if not name.startswith(OURS)}
     lines = [
         "| task | plain, tokens/s | "
         + " | ".join(logs)
         + " | ours / best fixed | accepted of drafted | whole request |",
         "|---|" + "---|" * (len(logs) + 4),
     ]
-    missed: list[str] = []
+    figures: dict[str, Any] = {}
+    verdicts: list[Verdict] = []
     whole = logarithms(found, OURS, "whole_seconds")
     for task in PROMPTS:
         ratios = {name: of_task(each, task) for name, each in logs.items()}
@@ -271,23 +292,33 @@ def report(found: Sequence[Measurement], names: Sequence[str], bars: Bars) -> tu
         shown = " | ".join(str(each) for each in ratios.values())
         drafts = f"{sum(each['accepted'] for each in written)} of {sum(each['drafted'] for each in written)}"
         lines.append(f"| {task} | {speed:.0f} | {shown} | {of_fixed} | {drafts} | {of_task(whole, task)} |")
+        figures[task] = {
+            "plain_tokens_per_second": speed,
+            **{name: asdict(each) for name, each in ratios.items()},
+            **({"of_best_fixed": asdict(of_fixed)} if against else {}),
+        }
         wanted = max(bars.tasks.get(task, 0.0), bars.every_task)
-        if ratios[OURS].value < wanted:
-            missed.append(f"{task}: {ratios[OURS]} of plain, at least {wanted} is wanted")
-        if against and of_fixed.value < bars.of_best_fixed:
-            missed.append(f"{task}: {of_fixed} of the best fixed setting, at least {bars.of_best_fixed} is wanted")
-        for prompt, values in by_prompt(ours, task).items():
-            if (each := ratio(values)).high < 1.0:
-                missed.append(f"{task}, prompt {prompt + 1}: {each}, all of it below plain")
+        verdicts.append(_at_least(f"{task}, of plain", ratios[OURS], wanted))
+        if against:
+            verdicts.append(_at_least(f"{task}, of the best fixed setting", of_fixed, bars.of_best_fixed))
+        below = {
+            prompt + 1: each for prompt, values in by_prompt(ours, task).items() if (each := ratio(values)).high < 1.0
+        }
+        told = ", ".join(f"prompt {prompt}: {each}" for prompt, each in below.items()) or "none"
+        verdicts.append(Verdict(f"{task}, prompts whose whole interval is below plain", told, not below))
     every = ratio([value for task in PROMPTS for value in map(_mean, by_prompt(ours, task).values())])
+    figures["all prompts"] = asdict(every)
     lines += ["", f"All prompts together: {every}."]
-    if bars.all_prompts is not None and every.value < bars.all_prompts:
-        missed.append(f"all prompts: {every}, at least {bars.all_prompts} is wanted")
+    if bars.all_prompts is not None:
+        verdicts.append(_at_least("all prompts, of plain", every, bars.all_prompts))
     differing = differences(found)
     lines += ["", f"Answers that differ from plain decoding's: {len(differing)} of {len(found)}."]
-    lines += [f"- {each}" for each in differing]
-    lines += ["", "Missed:" if missed else "Every bar is kept.", *(f"- {each}" for each in missed)]
-    return "\n".join(lines), missed
+    lines += ["", *(f"- {each}" for each in differing)] if differing else []
+    return "\n".join(lines), figures, verdicts
+
+
+def _at_least(what: str, figure: Ratio, wanted: float) -> Verdict:
+    return Verdict(f"{what} at least {wanted}", str(figure), figure.value >= wanted)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -312,33 +343,74 @@ def differences(found: Iterable[Measurement]) -> list[str]:
     ]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write the report, and say whether every bar is kept."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--engine", default="llama_cpp", help="llama_cpp or transformers")
+def arguments(repeats: int, out: Path = Path(__file__).parent / "results") -> argparse.ArgumentParser:
+    """What these scripts take."""
+    parser = argparse.ArgumentParser()
     parser.add_argument("--full", action="store_true", help="eight prompts of each task and 128 tokens")
     parser.add_argument(
         "--quick", action="store_true", help="one prompt of each task and 12 tokens: a trial of the script"
     )
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--out", type=Path, default=out)
+    return parser
+
+
+def run(
+    name: str, contenders: Sequence[Contender], bars: Bars, given: argparse.Namespace, about: str = ""
+) -> Sequence[Verdict]:
+    """Measure, print and write the report. `about`: see `measure`."""
     prompts, tokens = (1, 12) if given.quick else (8, 128) if given.full else (4, 64)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    make, bars = engine(given.engine)
     given.out.mkdir(parents=True, exist_ok=True)
-    name = f"speculative_{given.engine}"
-    about = machine(["dynflow", "xllamacpp", "torch", "transformers"])
-    contenders = make()
-    lines = given.out / f"{name}_{tokens}.jsonl"
-    found = measure(contenders, lines, prompts, given.repeats, tokens, lambda text: print(text, file=sys.stderr))
-    text, missed = report(found, [each.name for each in contenders], bars)
-    head = "\n".join(f"- {key}: {value}" for key, value in about.items())
-    page = f"# Speculation on {given.engine}: how many times as fast as plain\n\n{head}\n- {tokens} new tokens, "
-    page += f"{prompts} prompts of each task, {given.repeats} pairs\n\n{text}\n"
-    (given.out / f"{name}.md").write_text(page, encoding="utf-8")
+    lines = given.out / f"speculative_{name}_{tokens}.jsonl"
+    conditions = {
+        **machine(["dynflow", "xllamacpp", "torch", "transformers"]),
+        "size": f"{tokens} new tokens, {prompts} prompts of each task, {given.repeats} pairs",
+        **({"made of": about} if about else {}),
+    }
+    found = measure(contenders, lines, prompts, given.repeats, tokens, lambda text: print(text, file=sys.stderr), about)
+    found = [each for each in found if each["tokens"] == tokens and each["prompt"] < prompts]
+    text, figures, verdicts = report(found, [each.name for each in contenders], bars)
+    title = f"Speculation by {name}: how many times as fast as plain"
+    write(given.out / f"speculative_{name}", title, text, conditions, figures, verdicts)
+    return verdicts
+
+
+def write(
+    place: Path,
+    title: str,
+    text: str,
+    conditions: Mapping[str, str],
+    figures: Mapping[str, Any],
+    verdicts: Sequence[Verdict],
+) -> None:
+    """Print a report with its bars, and write it beside its JSON."""
+    head = "\n".join(f"- {key}: {value}" for key, value in conditions.items())
+    held = f"Bars: {sum(each.held for each in verdicts)} of {len(verdicts)} held."
+    bars = "\n".join(f"- {each}" for each in verdicts)
+    page = f"# {title}\n\n{head}\n\n{text}\n\n{held}\n\n{bars}\n"
+    told = {"conditions": conditions, "figures": _plain(figures), "bars": [asdict(each) for each in verdicts]}
+    place.with_suffix(".md").write_text(page, encoding="utf-8")
+    place.with_suffix(".json").write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     print(page)
-    return 0 if given.quick or not missed else 1
+
+
+def _plain(figures: Any) -> Any:
+    """Rounded, and with null for what is unknown or endless."""
+    if isinstance(figures, Mapping):
+        return {name: _plain(value) for name, value in figures.items()}
+    if isinstance(figures, float):
+        return round(figures, 4) if math.isfinite(figures) else None
+    return figures
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Measure, write the report, and say whether every bar is kept."""
+    parser = arguments(repeats=5)
+    parser.description = (__doc__ or "").splitlines()[0]
+    read = parser.parse_args(given)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    verdicts = run("llama_cpp", llama_contenders(), LLAMA_BARS, read)
+    return 0 if read.quick or all(each.held for each in verdicts) else 1
 
 
 if __name__ == "__main__":

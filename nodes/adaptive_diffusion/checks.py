@@ -10,6 +10,7 @@ from dynflow.language.references import Reference
 from dynflow.language.types import number
 from dynflow.learning.heads import located as head_located
 from dynflow.node import BuildScope, Finding
+from dynflow.nodes.adaptive_diffusion.deciders import turnings
 from dynflow.nodes.adaptive_diffusion.options import finish_of
 from dynflow.nodes.adaptive_diffusion.pipelines import located
 
@@ -38,6 +39,10 @@ def findings(options: Any, scope: BuildScope) -> Iterable[Finding]:
     if isinstance(options.converge, Mapping) and options.quality is None and "threshold" not in options.converge:
         text = "`converge` needs a `threshold`, such as 0.1; only a calibrated `quality` sets it itself"
         yield Finding("bad_value", text, ("converge",))
+    finish = finish_of(options.converge) if isinstance(options.converge, Mapping) else 0
+    if finish and isinstance(options.steps, int) and not turnings(options.steps, finish):
+        text = f"of {options.steps} steps never more than {finish} are left where one may stop: `finish` in fewer"
+        yield Finding("bad_value", text, ("converge", "finish"))
     if isinstance(options.budget, Mapping) and len(options.budget) != 1:
         yield Finding("bad_value", "`budget` takes `steps` or `seconds`, one of them", ("budget",))
     if isinstance(options.cache, Mapping):

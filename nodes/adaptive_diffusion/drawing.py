@@ -339,6 +339,8 @@ def _notes(pipeline: Any, steering: Steering | None, order: Order, watched: bool
         yield f"{type(steering.scheduler).__name__} does not tell of clean images: static steps"
     elif order.finish and not can_skip(steering.scheduler):
         yield f"{type(steering.scheduler).__name__} takes no longer steps: what is stopped is kept as it is"
+    elif order.start is not None and any(each.finish for each in order.decisions):
+        yield "an image that begins with another takes no longer steps: what is stopped is kept as it is"
     if look.guided < 1 and not leaves(pipeline):
         yield f"{name} has no hook to end guidance by: guided to the end"
 

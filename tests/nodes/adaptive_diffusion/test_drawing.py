@@ -389,6 +389,18 @@ def test_redrawn_images_leave_their_batch_and_know_how_many_steps_are_left(famil
     assert np.abs(whole.image - drawn(pipeline, redrawn(seed=4))[0].image).max() < 1e-4
 
 
+def test_a_redrawn_image_that_would_finish_keeps_its_clean_image_and_says_so(families):
+    pipeline = redrawing(_with_scheduler(families("stable_diffusion"), EulerDiscreteScheduler))
+
+    def stopping(finish):
+        return redrawn(decisions=[Decision(8, watch=lambda: lambda clean, steps: steps <= 3, finish=finish)])
+
+    [plain], [found] = (drawn(pipeline, stopping(finish)) for finish in (0, 2))
+    assert (found.steps, found.stopped, plain.notes) == (plain.steps, True, [])
+    assert np.array_equal(found.image, plain.image)
+    assert found.notes == ["an image that begins with another takes no longer steps: what is stopped is kept as it is"]
+
+
 def test_what_cannot_be_redrawn_is_said(families):
     with pytest.raises(InputError, match="PixArtSigmaPipeline cannot begin with an image"):
         redrawing(families("pixart"))

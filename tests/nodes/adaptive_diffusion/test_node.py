@@ -355,6 +355,7 @@ def test_while_another_draws_a_deadline_is_kept(graph, folder):
         ("converge: {threshold: 1, patience: 0}", "greater than or equal to 1"),
         ("converge: {finish: 5}", "`converge` needs a `threshold`, such as 0.1; only a calibrated `quality` sets it"),
         ("converge: {threshold: 1, finish: 1}", "greater than or equal to 2"),
+        ("converge: {threshold: 1, finish: 4}", "of 6 steps never more than 4 are left where one may stop"),
         ("budget: {steps: 3, seconds: 1}", "one of them"),
         ("budget: {}", "one of them"),
         ("size: 0", "one side or [width, height]"),

@@ -23,6 +23,7 @@ from dynflow.speculation.statistics import ACCEPTED_KEY, SPECULATION_KEY, Specul
 from tests.speculation.tiny import CHEAP, FixedCosts, agreeing, letters, save_tiny, tiny_llama
 from tests.speculation.tiny_tokenizers import TEXTS, byte_fallback, byte_level
 
+SOAK = bool(os.environ.get("DYNFLOW_SOAK"))
 PROMPTS = ("a b c d e a b c", "k k k", "d", "f g h i j k a b c d e f g h", "c a c a c a c")
 
 
@@ -37,6 +38,12 @@ def told(message: Any) -> Speculation:
     return Speculation.from_dict(message.response_metadata[SPECULATION_KEY])
 
 
+@pytest.fixture
+def cheap_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a draft pays is not left to the clock."""
+    monkeypatch.setattr("dynflow.speculation.speculator.Speculator.measure", lambda self: FixedCosts(CHEAP))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("target"), tiny_llama())
@@ -47,6 +54,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("draft"), tiny_llama(1, hidden=8))
 
 
+@pytest.mark.usefixtures("cheap_passes")
 @pytest.mark.parametrize("asked", [{}, {"drafters": ["prompt_lookup", "ngram_cache"], "most": 4}])
 async def test_the_same_text_in_all_call_styles(folder: Path, asked: dict[str, Any]) -> None:
     model = chat(folder)
@@ -75,7 +83,7 @@ async def test_the_same_text_in_all_call_styles(folder: Path, asked: dict[str, A
 def test_stop_texts_and_length_cut_where_they_would(folder: Path) -> None:
     model = chat(folder)
     for prompt in PROMPTS:
-        for stop in "abcdefgh":
+        for stop in "abcdefgh" if SOAK else "ae":
             plain, ours = (model.invoke(prompt, stop=[stop], **more) for more in ({}, {"speculation": {}}))
             assert ours.text == plain.text
             assert ours.response_metadata["finish_reason"] == plain.response_metadata["finish_reason"]
@@ -85,18 +93,19 @@ def test_stop_texts_and_length_cut_where_they_would(folder: Path) -> None:
 
 def test_seeded_samples_are_the_same(folder: Path) -> None:
     model = chat(folder, temperature=0.9, top_p=0.95)
-    for seed in range(10):
+    for seed in range(10 if SOAK else 5):
         plain, ours = (model.invoke(PROMPTS[0], seed=seed, **more) for more in ({}, {"speculation": {}}))
         assert ours.text == plain.text
         assert told(ours).exactness == "exact_distribution"
 
 
+@pytest.mark.usefixtures("cheap_passes")
 def test_a_seed_gives_the_plain_text_again_with_a_draft_model_too(folder: Path, small: Path) -> None:
     """Although how much is drafted depends on the clock."""
     model = chat(folder, temperature=0.9)
     asked = {"drafters": ["draft_model"], "draft": str(small)}
     drafted = 0
-    for seed in range(10):
+    for seed in range(10 if SOAK else 5):
         ours = model.invoke(PROMPTS[0], seed=seed, speculation=asked)
         assert ours.text == model.invoke(PROMPTS[0], seed=seed).text
         drafted += told(ours).drafted
@@ -165,10 +174,10 @@ def test_a_draft_model_drafts(folder: Path, small: Path) -> None:
     assert told(sampled).exactness == "exact_distribution"
 
 
+@pytest.mark.usefixtures("cheap_passes")
 @pytest.mark.parametrize("kind", [byte_level, byte_fallback])
-def test_a_draft_model_of_another_tokenizer_drafts(tmp_path: Path, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_draft_model_of_another_tokenizer_drafts(tmp_path: Path, kind: Any) -> None:
     """Each reads the prompt by its own chat template; one that refuses the messages is given their text."""
-    monkeypatch.setattr("dynflow.speculation.speculator.Speculator.measure", lambda self: FixedCosts(CHEAP))
     sizes = {"vocab_size": 420, "eos_token_id": None, "pad_token_id": 0}
     kinds = [byte_level, byte_fallback] if kind is byte_level else [byte_fallback, byte_level]
     target = chat(save_tiny(tmp_path / "target", tiny_llama(**sizes), kinds[0]()), max_tokens=30)
@@ -197,13 +206,13 @@ def test_a_draft_model_of_another_tokenizer_drafts(tmp_path: Path, kind: Any, mo
     assert drafted > 0
 
 
-def test_the_first_layers_draft_where_they_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dynflow.speculation.speculator.Speculator.measure", lambda self: FixedCosts(CHEAP))
-    model = chat(save_tiny(tmp_path, agreeing(eos_token_id=None, pad_token_id=0)))
+@pytest.mark.usefixtures("cheap_passes")
+def test_the_first_layers_draft_where_they_agree(tmp_path: Path) -> None:
+    model = chat(save_tiny(tmp_path, agreeing(4, eos_token_id=None, pad_token_id=0)))
     asked = Asked(("early_exit",))
     model.warm_up_speculation(asked)
     accepted = 0
-    for prompt in PROMPTS:
+    for prompt in PROMPTS[:2]:
         message = model.invoke(prompt, speculation=asked.as_dict())
         assert message.text == model.invoke(prompt).text
         assert told(message).fallback is None
@@ -258,14 +267,13 @@ def test_bfloat16_is_told(folder: Path) -> None:
 def test_smollm2_writes_what_it_would_write_alone() -> None:
     """30 prompts of 32 tokens; three of 8 unless the long proofs are asked for."""
     pytest.importorskip("gguf")
-    whole = bool(os.environ.get("DYNFLOW_SOAK"))
-    model = chat("embedded/smollm2-135m-instruct", max_tokens=32 if whole else 8, threads=None)
+    model = chat("embedded/smollm2-135m-instruct", max_tokens=32 if SOAK else 8, threads=None)
     subjects = ("the sea", "a red fox", "tax law", "a clock", "bread", "the moon", "chess", "rain", "a bridge", "tea")
     tasks = ("Repeat word for word: {0}, {0} and {0} are friends of {0}.", "Explain {0} in a sentence.", "Count {0}.")
     prompts = [task.format(subject) for subject in subjects for task in tasks]
-    for prompt in prompts if whole else prompts[:3]:
+    for prompt in prompts if SOAK else prompts[:3]:
         assert model.invoke(prompt, speculation={}).text == model.invoke(prompt).text
-    if whole:
+    if SOAK:
         with pytest.raises(ArtefactError, match=r"of 72 tokens that it wrote, its first \d+ of 30 layers foresaw \d%;"):
             model.warm_up_speculation(Asked(("early_exit",)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -22,7 +23,7 @@ from dynflow.speculation.draft_head.network import HeadNetwork, TargetWeights
 from tests.speculation.tiny import VOCABULARY, Tokens, generate, speculating, tiny_llama
 
 DRAFTED = torch.tensor([1, 4, 5, 7, 9])
-DRAWS = 600
+DRAWS = 3_000 if os.environ.get("DYNFLOW_SOAK") else 300
 
 
 @cache

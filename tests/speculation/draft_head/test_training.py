@@ -30,7 +30,7 @@ from dynflow.speculation.draft_head.training.texts import Texts
 from dynflow.speculation.draft_head.training.train import Head, Report, train
 from dynflow.speculation.draft_head.training.writing import write
 from dynflow.speculation.statistics import SPECULATION_KEY, Speculation
-from tests.speculation.tiny import VOCABULARY, generate, save_tiny, tiny_llama
+from tests.speculation.tiny import CHEAP, VOCABULARY, FixedCosts, generate, save_tiny, tiny_llama
 
 PROMPTS = ("a b c d e a b c", "k k k", "d", "f g h i j k a b c d e f g h", "c a c a c a c")
 TEXTS = Texts(answers=64, tokens=24)
@@ -46,6 +46,12 @@ def chat(folder: Path, **more: Any) -> TransformersChat:
     made = create(settings(folder).model_copy(update=more), "tiny")
     assert isinstance(made, TransformersChat)
     return made
+
+
+@pytest.fixture(autouse=True)
+def _cheap_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a draft pays is not left to the clock."""
+    monkeypatch.setattr("dynflow.speculation.speculator.Speculator.measure", lambda self: FixedCosts(CHEAP))
 
 
 @pytest.fixture(scope="module")

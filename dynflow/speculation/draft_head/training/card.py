@@ -101,6 +101,4 @@ def draw(figures: Figures) -> str:
         plot.line(list(enumerate(shares, start=1)), f"line-{place}")
         style += f".line-{place}{{stroke:{colour};fill:none;stroke-width:2}}"
         legend += f'<text x="430" y="{34 + 18 * place}" text-anchor="end" fill="{colour}">{name}</text>'
-    general = "text{font:12px system-ui,sans-serif;fill:#57606a}.grid{stroke:#d0d7de}svg{background:#fff}"
-    alone = plot.svg().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    return alone.replace("<title", f"<style>{general}{style}</style><title", 1).replace("</svg>", f"{legend}</svg>\n")
+    return plot.file(style, legend)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from dynflow.errors import ArtefactError, InputError
 from dynflow.learning.checkpoint import Checkpoint
 from dynflow.learning.kept import Progress, code_digest
 from dynflow.learning.labelled import read_texts
+from dynflow.learning.out import try_out
 from dynflow.models.settings import ModelSettings
 from dynflow.models.transformers import TransformersChat
 from dynflow.speculation.draft_head import artefact, network
@@ -78,7 +78,7 @@ def train(
         raise InputError(f"{asked.answers} answers are too few to learn from; give at least {FEWEST_ANSWERS}")
     if len(prompts) == 1:
         raise InputError("1 prompt is too few to learn from, as others are held out: give more with --data")
-    _try_out(out)
+    try_out(out)
     tokenizer, model = TransformersChat(settings=settings).loaded()
     if (fault := cache_fault(model)) is not None:
         raise ArtefactError(f"{settings.model} cannot speculate: {fault}")
@@ -153,16 +153,6 @@ def frequent(answers: Sequence[Answer], size: int, tokens: int) -> Tensor:
             break
         chosen[token] = None
     return torch.tensor(sorted(chosen))
-
-
-def _try_out(out: Path) -> None:
-    """Raises InputError where nothing can be written into this folder: before hours are spent, not after."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error}): give another folder with --out") from error
 
 
 def _sha256(file: Path) -> str:

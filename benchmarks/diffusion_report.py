@@ -84,11 +84,7 @@ def draw_plot(results: Mapping[str, Any]) -> str:
         if name in arms:
             plot.mark(arms[name]["steps"], arms[name]["met"][0], name.split()[0])
     style = (
-        "text{font:12px system-ui,sans-serif;fill:#57606a}.grid{stroke:#d0d7de}.euler{stroke:#1f6feb;fill:none}"
-        ".multistep{stroke:#bf8700;fill:none}.shifted{fill:#8c959f}.predictor{fill:#8250df}.converge{fill:#1a7f37}.both{fill:#cf222e}"
+        ".euler{stroke:#1f6feb;fill:none}.multistep{stroke:#bf8700;fill:none}.shifted{fill:#8c959f}"
+        ".predictor{fill:#8250df}.converge{fill:#1a7f37}.both{fill:#cf222e}"
     )
-    size = 'width="460" height="330"'
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 460 330" style="background:#fff">'
-        f"<style>{style}</style>{plot.svg().replace('<svg ', f'<svg {size} ', 1)}</svg>\n"
-    )
+    return plot.file(style)

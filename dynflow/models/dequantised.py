@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dynflow.hashes import file_hash
 from dynflow.models.embedded import cache_folder
 
 _logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def load_kept(file: Path, load: Load, dtype: str = "float32") -> tuple[Any, Any]
     What is kept is checked against its own hashes, and made anew where it is damaged. A cache that cannot be written
     costs time, nothing else.
     """
-    folder = cache_folder() / "dequantised" / f"{_sha256(file)}-{dtype}"
+    folder = cache_folder() / "dequantised" / f"{file_hash(file)}-{dtype}"
     if _intact(folder):
         try:
             return load({"pretrained_model_name_or_path": str(folder)})
@@ -56,7 +56,7 @@ def _keep(tokenizer: Any, model: Any, folder: Path) -> None:
         tokenizer.save_pretrained(made)
         # Not the model's own `save_pretrained`, which takes a widened model for a quantised one and refuses.
         save_model(model, str(made / "model.safetensors"), metadata={"format": "pt"})
-        hashes = {path.name: _sha256(path) for path in sorted(made.iterdir())}
+        hashes = {path.name: file_hash(path) for path in sorted(made.iterdir())}
         (made / _MANIFEST).write_text(json.dumps(hashes), "utf-8")
         shutil.rmtree(folder, ignore_errors=True)  # a damaged one; a rename replaces no folder that holds something
         os.replace(made, folder)
@@ -67,11 +67,6 @@ def _keep(tokenizer: Any, model: Any, folder: Path) -> None:
 def _intact(folder: Path) -> bool:
     try:
         hashes: dict[str, str] = json.loads((folder / _MANIFEST).read_text("utf-8"))
-        return all(_sha256(folder / name) == value for name, value in hashes.items())
+        return all(file_hash(folder / name) == value for name, value in hashes.items())
     except (OSError, ValueError, AttributeError):
         return False
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

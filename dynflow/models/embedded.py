@@ -6,7 +6,6 @@ A package is found, never imported: only its data files are used, and their SHA-
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from dynflow.errors import ArtefactError, MissingModel
+from dynflow.hashes import file_hash
 from dynflow.models.settings import Capabilities
 
 PREFIX = "embedded/"
@@ -162,8 +162,7 @@ def _verify(path: Path, digest: str, model: Embedded) -> None:
     mark = f"{digest} {stat.st_size} {stat.st_mtime_ns}"
     if passed.get(str(path)) == mark:
         return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_hash(path)
     if found != digest:
         raise ArtefactError(
             f"{path} is not the file that {model.name} names: its SHA-256 is {found[:12]}…, not {digest[:12]}…; "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynflow.errors import ArtefactError, MissingModel
+from dynflow.hashes import file_hash
 from dynflow.models.embedded import PREFIX, locate
 
 if TYPE_CHECKING:
@@ -64,10 +65,7 @@ def weights_digest(place: Path) -> str:
     files = sorted(place.glob("*.safetensors"))
     if not files:
         raise MissingModel(f"{place} holds no model: it has no .safetensors file")
-    digests = []
-    for file in files:
-        with file.open("rb") as data:
-            digests.append(hashlib.file_digest(data, "sha256").hexdigest())
+    digests = [file_hash(file) for file in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

@@ -69,13 +69,9 @@ def draw_spread(needed: NDArray[Any], owner: NDArray[np.intp]) -> str:
         x = (place + 0.5) / len(shown)
         plot.line([(x, float(low[prompt])), (x, float(high[prompt]))], "seeds")
         plot.line([(x - 0.4 / len(shown), float(means[prompt])), (x + 0.4 / len(shown), float(means[prompt]))], "mean")
-    style = (
-        "text{font:12px system-ui,sans-serif;fill:#57606a}.grid{stroke:#d0d7de}svg{background:#fff}"
-        ".seeds{stroke:#9ec5fe;stroke-width:2;fill:none}.mean{stroke:#d1242f;stroke-width:3;fill:none}"
-    )
-    alone = plot.svg().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    style = ".seeds{stroke:#9ec5fe;stroke-width:2;fill:none}.mean{stroke:#d1242f;stroke-width:3;fill:none}"
     legend = (
         '<text x="90" y="30" style="fill:#1f6feb">from the least to the most of its seeds</text>'
         '<text x="90" y="48" style="fill:#d1242f">mean of a prompt</text>'
     )
-    return alone.replace("<title", f"<style>{style}</style><title", 1).replace("</svg>", f"{legend}</svg>\n")
+    return plot.file(style, legend)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dynflow.errors import ArtefactError, InputError
+from dynflow.hashes import file_hash
 from dynflow.learning.checkpoint import Checkpoint
 from dynflow.learning.kept import Progress, code_digest
 from dynflow.learning.labelled import read_texts
@@ -106,7 +107,7 @@ def train(
 
     counted = sum(len(answer.tokens) for answer in learnt)
     recipe = {**asdict(shape), "most_tokens": asked.tokens, "texts_seed": asked.seed, **how.as_dict()}
-    files = {Path(source).name: _sha256(Path(source)) for source in data if Path(source).is_file()}
+    files = {Path(source).name: file_hash(Path(source)) for source in data if Path(source).is_file()}
     card = render_card(
         settings.model,
         figures,
@@ -153,8 +154,3 @@ def frequent(answers: Sequence[Answer], size: int, tokens: int) -> Tensor:
             break
         chosen[token] = None
     return torch.tensor(sorted(chosen))
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

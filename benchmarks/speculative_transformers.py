@@ -1,7 +1,7 @@
 """The engine transformers beside transformers' own ways, measured and judged as `speculative.py` does it.
 
 python benchmarks/speculative_transformers.py [--dtype bfloat16] [--head FOLDER] [--draft FOLDER] [--passes]
-    [--full] [--repeats 3] [--out benchmarks/results]
+    [--full] [--repeats 5] [--out benchmarks/results]
 
 All contenders share one loaded SmolLM2: plain `generate`, its prompt lookup at 4 and 10 tokens, its assisted generation
 where a draft model is given (a folder), and ours: by lookup and, where there is one, a draft head. Then lookup alone is
@@ -199,7 +199,7 @@ def _head(given: str | None) -> tuple[str | None, str]:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Measure in one dtype, or count passes."""
-    parser = arguments(repeats=3)
+    parser = arguments(repeats=5)
     parser.description = (__doc__ or "").splitlines()[0]
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")

@@ -343,14 +343,14 @@ def differences(found: Iterable[Measurement]) -> list[str]:
     ]
 
 
-def arguments(repeats: int, out: Path = Path(__file__).parent / "results") -> argparse.ArgumentParser:
+def arguments(out: Path = Path(__file__).parent / "results") -> argparse.ArgumentParser:
     """What these scripts take."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--full", action="store_true", help="eight prompts of each task and 128 tokens")
     parser.add_argument(
         "--quick", action="store_true", help="one prompt of each task and 12 tokens: a trial of the script"
     )
-    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=out)
     return parser
 
@@ -405,7 +405,7 @@ def _plain(figures: Any) -> Any:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Measure, write the report, and say whether every bar is kept."""
-    parser = arguments(repeats=5)
+    parser = arguments()
     parser.description = (__doc__ or "").splitlines()[0]
     read = parser.parse_args(given)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

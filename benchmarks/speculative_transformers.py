@@ -199,7 +199,7 @@ def _head(given: str | None) -> tuple[str | None, str]:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Measure in one dtype, or count passes."""
-    parser = arguments(repeats=5)
+    parser = arguments()
     parser.description = (__doc__ or "").splitlines()[0]
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")

@@ -22,8 +22,9 @@ _DRAFTERS: Mapping[str, frozenset[str]] = {
     "llama_cpp": frozenset({"prompt_lookup", "ngram_cache", "draft_model"}),
     "transformers": frozenset({"prompt_lookup", "ngram_cache", "draft_model", "draft_head", "early_exit"}),
     "ollama": frozenset(),
+    "litellm": frozenset(),
 }
-"""Providers that can be told to speculate, and what by; Ollama's server chooses itself."""
+"""Providers whose models may speculate, and what they can be told to draft by; servers choose themselves."""
 
 
 class SpeculativeGenerator(Chat):
@@ -84,8 +85,11 @@ class SpeculativeGenerator(Chat):
 
     def call_options(self) -> Mapping[str, Any]:
         asked = self._asked().as_dict()
-        if self.resources.model_settings(self.options.model).provider == "ollama":
-            return {"draft_num_predict": asked["most"]} if "most" in asked else {}
+        match self.resources.model_settings(self.options.model).provider:
+            case "ollama":
+                return {"draft_num_predict": asked["most"]} if "most" in asked else {}
+            case "litellm":
+                return {}
         return {SPECULATION_KEY: asked}
 
     def finish(self, call: Call, result: Any) -> Output:
@@ -149,6 +153,8 @@ def _faults(options: Any, settings: ModelSettings, models: Mapping[str, ModelSet
         )
         yield Finding("bad_value", text, ("model",))
         return
+    if options.max_draft is not None and settings.provider == "litellm":
+        yield Finding("bad_value", "a server that litellm reaches drafts by its own settings alone", ("max_draft",))
     for position, drafter in enumerate(options.drafters or ()):
         if drafter not in possible:
             words = f"has no drafter {drafter!r}" + (f"; it has {', '.join(sorted(possible))}" if possible else "")

@@ -5,6 +5,7 @@ Our own adapter: ChatHuggingFace has no async and no usage, echoes the prompt, a
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from collections.abc import Hashable, Mapping
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from dynflow.speculation.drafters import Drafter
     from dynflow.speculation.speculator import Speculator
 
+_logger = logging.getLogger(__name__)
 _MAX_TOKENS = 1024  # of an answer, unless set
 _ONE_ANSWER = {"num_beams": 1, "num_return_sequences": 1, "use_cache": True}
 """Whatever the model's own generation settings say: one answer, written once, with a cache."""
@@ -47,6 +49,13 @@ _REQUESTS = (
 )
 """What a model is asked to write for its first layers to be measured on, and so many tokens of each answer."""
 _WRITTEN = 24
+
+
+def in_software(dtype: str) -> bool:
+    """Whether this processor lacks these numbers, so that products of matrices crawl."""
+    known = library("torch", "transformers").ops.mkldnn
+    quick = {"bfloat16": known._is_mkldnn_bf16_supported, "float16": known._is_mkldnn_fp16_supported}
+    return dtype in quick and not quick[dtype]()
 
 
 class TransformersChat(LocalChat):
@@ -162,6 +171,8 @@ class TransformersEngine(Engine):
         if not self._tokenizer.chat_template:
             raise ArtefactError(f"{name} has no chat template: it is no chat model")
         self._model.eval()
+        if in_software(dtype):
+            _logger.warning("%s: this processor has no %s, and computes it many times slower than float32", name, dtype)
 
     def _read(self, source: dict[str, Any]) -> tuple[Any, Any]:
         """Tokenizer and model."""

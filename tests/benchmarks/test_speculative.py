@@ -88,7 +88,7 @@ def test_what_is_shown_beside_ours_is_no_fixed_setting(tmp_path: Path) -> None:
 
 
 def test_tables_figures_and_bars_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = speculative.arguments(repeats=1).parse_args(["--quick", "--out", str(tmp_path / "out")])
+    given = speculative.arguments().parse_args(["--quick", "--repeats", "1", "--out", str(tmp_path / "out")])
     said: list[str] = []
     monkeypatch.setattr(speculative, "print", lambda text, file=None: said.append(text), raising=False)
     verdicts = speculative.run("x", contenders(0.006), BARS, given, "no head")

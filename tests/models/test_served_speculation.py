@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dynflow import loads
 from dynflow.models.embedded import resolve_model_file
 from dynflow.models.litellm import LiteLLMChat
 from dynflow.models.llama_drafting import set_mode
@@ -49,6 +50,29 @@ def test_its_drafts_are_told_whole_and_streamed(served: LiteLLMChat) -> None:
         assert 0 < speculation.accepted <= speculation.drafted
         assert speculation.passes + speculation.accepted == speculation.tokens - 1
         assert speculation.exactness == "exact_distribution"
+
+
+def test_a_node_tells_them_in_its_ports_and_the_ledger(served: LiteLLMChat) -> None:
+    graph = f"""
+version: 1
+models:
+  m:
+    provider: litellm
+    model: openai/smollm2
+    api_base: {served.settings.address}
+    api_key: none
+    temperature: 0
+    max_tokens: 32
+nodes:
+  a: {{type: speculative_generator, model: m}}
+edges:
+  - {{from: start, to: a}}
+  - {{from: a, to: end}}
+"""
+    result = loads(graph).run(COPY)
+    (visit,) = result.trace.visits
+    (line,) = result.ledger.as_dict()["nodes"]
+    assert visit.values["accepted"] == line["speculation"]["accepted"] > 0
 
 
 @pytest.mark.parametrize(

@@ -298,3 +298,12 @@ def sliding_window() -> Any:
             eos_token_id=11,
         )
     )
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_numbers_that_a_processor_lacks_are_warned_of(
+    folder: Path, has_it: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("dynflow.models.transformers.in_software", lambda dtype: dtype == "bfloat16" and not has_it)
+    chat(folder, dtype="bfloat16").warm_up()
+    assert ("this processor has no bfloat16" in caplog.text) is not has_it

@@ -91,8 +91,9 @@ def test_labels_keep_their_ports() -> None:
 @pytest.mark.parametrize(
     ("options", "models", "reason"),
     [
-        ("", "m: {provider: litellm, model: openai/gpt-5-mini}", "its provider is litellm"),
         ("", "m: {provider: host}", "its provider is host"),
+        ("max_draft: 4", "m: {provider: litellm, model: openai/gpt-5-mini}", "by its own settings alone"),
+        ("drafters: [prompt_lookup]", "m: {provider: litellm, model: openai/gpt-5-mini}", "litellm has no drafter"),
         ("drafters: [prompt_lookup]", "m: {provider: ollama, model: tiny}", "ollama has no drafter 'prompt_lookup'"),
         ("drafters: [early_exit]", f"m: {SMALL}", "the provider llama_cpp has no drafter 'early_exit'"),
         ("drafters: [early_exit]", "m: {provider: ollama, model: tiny}", "ollama has no drafter 'early_exit'"),

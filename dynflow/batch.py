@@ -19,7 +19,7 @@ from dynflow.graph import CheckedGraph
 from dynflow.language.spec import START
 from dynflow.node import Call, Cancelled, Output
 from dynflow.running import Runner
-from dynflow.timing import each_in_time, within
+from dynflow.timing import each_in_time, each_within
 from dynflow.trace import FlowResult
 from dynflow.visit import Completed, Visit
 
@@ -192,7 +192,7 @@ def run_together(pairs: Sequence[tuple[Runner, Visit]]) -> Sequence[Ended]:
     try:
         group.open([runner.open(visit) for runner, visit in pairs])
         if group.calls:
-            outcomes = within(lambda: group.first.node(group.items[0].visit).run_batch(group.calls), group.visits)
+            outcomes = each_within(group.run, group.visits)
     except Exception as error:
         outcomes = [error] * len(group.calls)
     except BaseException as error:
@@ -218,8 +218,7 @@ async def arun_together(pairs: Sequence[tuple[Runner, Visit]]) -> Sequence[Ended
     try:
         group.open([await runner.aopen(visit) for runner, visit in pairs])
         if group.calls:
-            node = await group.first.anode(group.items[0].visit)
-            outcomes = await each_in_time(node.arun_batch(group.calls), group.visits)
+            outcomes = await each_in_time(group.arun(), group.visits)
     except Exception as error:
         outcomes = [error] * len(group.calls)
     except BaseException as error:
@@ -266,6 +265,14 @@ class _Group:
                 item.call = item.runner.call(item.visit, config)
             except Exception as error:
                 item.outcome = error
+
+    def run(self) -> Sequence[Output | Exception]:
+        """Run the batch; a node that is still to be warmed up takes of its visits' time."""
+        return self.first.node(self.items[0].visit).run_batch(self.calls)
+
+    async def arun(self) -> Sequence[Output | Exception]:
+        """The same, async."""
+        return await (await self.first.anode(self.items[0].visit)).arun_batch(self.calls)
 
     def take(self, outcomes: Sequence[Output | BaseException]) -> list[tuple[_Item, float]]:
         """Hand each call its outcome; all items, to be closed, each with its seconds: the time is shared out evenly."""

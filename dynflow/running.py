@@ -74,7 +74,7 @@ class Runner:
                 with heard(visit) if visit.interruptible else nullcontext():
                     outcome = self.node(visit).run(call)
             else:
-                outcome = within(lambda: self.node(visit).run(call), [visit])
+                outcome = within(lambda: self.node(visit).run(call), visit)
         except BaseException as error:
             outcome = error
             if not isinstance(error, Exception):

@@ -8,7 +8,8 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -37,31 +38,52 @@ def heard(visit: Visit) -> Iterator[None]:
         check_wanted.reset(token)
 
 
-def within(function: Callable[[], T], visits: Sequence[Visit]) -> T:
-    """The function's result, or the first visit's expiry. A thread that is late is called off and left behind."""
-    first = min(visits, key=lambda visit: visit.time_limit)
-    if first.time_limit == math.inf:
+def within(function: Callable[[], T], visit: Visit) -> T:
+    """The function's result, or the visit's expiry. A thread that is late is called off and left behind."""
+    (result,) = each_within(lambda: [function()], [visit])
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def each_within(function: Callable[[], Sequence[T]], visits: Sequence[Visit]) -> Sequence[T | BaseException]:
+    """The result of each visit of a batch, or its expiry: one whose time is up before leaves the others theirs."""
+    by_time = sorted(enumerate(visits), key=lambda each: each[1].time_limit)
+    if by_time[0][1].time_limit == math.inf:
         return function()
-    results: queue.SimpleQueue[tuple[list[T], BaseException | None]] = queue.SimpleQueue()
+    batch: Future[Sequence[T]] = Future()
 
     def work() -> None:
         try:
-            with heard(first):
-                results.put(([function()], None))
+            with heard(visits[0]):
+                batch.set_result(function())
         except BaseException as error:  # handed to the thread that waits
-            results.put(([], error))
+            batch.set_exception(error)
 
     threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()
+    began, late = time.perf_counter(), dict[int, BaseException]()
     try:
-        result, error = results.get(timeout=first.time_limit)
-    except queue.Empty:
-        raise first.expired() from None
+        for place, visit in by_time:
+            limit = visit.time_limit
+            left = None if limit == math.inf else max(0.0, began + limit - time.perf_counter())
+            if wait([batch], timeout=left).done:
+                return _shared_out(batch, late, len(visits))
+            late[place] = visit.expired()
+        return [late[place] for place in range(len(visits))]
     finally:
         for visit in visits:
             visit.call_off()
-    if error is not None:
+
+
+def _shared_out(
+    batch: Future[Sequence[T]] | asyncio.Future[Sequence[T]], late: Mapping[int, BaseException], count: int
+) -> Sequence[T | BaseException]:
+    """What a batch gave each of so many visits, or the error that it ended in; those that were late before stay so."""
+    error = batch.exception()
+    if error is not None and not isinstance(error, Exception):
         raise error
-    return result[0]
+    ends: Sequence[T | BaseException] = batch.result() if error is None else [error] * count
+    return [late.get(place, end) for place, end in enumerate(ends)]
 
 
 async def in_time(result: Awaitable[T], visit: Visit, seconds: float) -> T:
@@ -75,8 +97,8 @@ async def in_time(result: Awaitable[T], visit: Visit, seconds: float) -> T:
         raise (visit.expired() if timer.expired() else failure) from None
 
 
-async def each_in_time(results: Awaitable[Sequence[T]], visits: Sequence[Visit]) -> list[T | BaseException]:
-    """The result of each visit of a batch, or its expiry: one whose time is up before leaves the others theirs."""
+async def each_in_time(results: Awaitable[Sequence[T]], visits: Sequence[Visit]) -> Sequence[T | BaseException]:
+    """The same, async."""
     batch = asyncio.ensure_future(results)
     began, late = time.perf_counter(), dict[int, BaseException]()
     try:
@@ -84,7 +106,7 @@ async def each_in_time(results: Awaitable[Sequence[T]], visits: Sequence[Visit])
             limit = visit.time_limit
             left = None if limit == math.inf else max(0.0, began + limit - time.perf_counter())
             if (await asyncio.wait([batch], timeout=left))[0]:
-                return [late.get(place, result) for place, result in enumerate(batch.result())]
+                return _shared_out(batch, late, len(visits))
             late[place] = visit.expired()
         return [late[place] for place in range(len(visits))]
     finally:

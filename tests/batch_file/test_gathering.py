@@ -13,9 +13,7 @@ import pytest
 
 from dynflow import Flow, loads
 from dynflow.batch_file import BatchRun
-from dynflow.errors import DeadlineExceeded
 from dynflow.gathering import gathered
-from dynflow.timing import each_in_time
 from tests.flow.recorder import Recorder
 
 GRAPH = """
@@ -112,34 +110,6 @@ async def test_outside_a_file_a_request_runs_at_once(batching: Any) -> None:
     await asyncio.gather(*(flow.ainvoke("x", {"callbacks": [recorder]}) for _ in range(4)))
     assert batching.batches_seen == []
     assert recorder.unfinished == []
-
-
-class Timed:
-    """A visit, as far as its time goes."""
-
-    def __init__(self, time_limit: float) -> None:
-        self.time_limit = time_limit
-        self.called_off = False
-
-    def expired(self) -> Exception:
-        return DeadlineExceeded("late")
-
-    def call_off(self) -> None:
-        self.called_off = True
-
-
-async def test_one_whose_time_is_up_leaves_the_others_of_its_batch_theirs() -> None:
-    async def batch(seconds: float) -> list[str]:
-        await asyncio.sleep(seconds)
-        return ["a", "b", "c"]
-
-    visits: list[Any] = [Timed(60.0), Timed(0.02), Timed(float("inf"))]
-    first, late, last = await each_in_time(batch(0.2), visits)
-    assert (first, last) == ("a", "c")
-    assert isinstance(late, DeadlineExceeded)
-    ends = await each_in_time(batch(60.0), [Timed(0.02), Timed(0.01)])  # type: ignore[list-item]
-    assert all(isinstance(end, DeadlineExceeded) for end in ends)
-    assert all(visit.called_off for visit in visits)
 
 
 async def test_one_node_of_many_requests_is_gathered_too(batching: Any) -> None:

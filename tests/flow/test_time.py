@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dynflow import DeadlineExceeded, Flow, NodeTimeout, loads
+from dynflow.node import Call, Output
 from dynflow.testing import FakeChat
+from dynflow.timing import each_in_time, each_within
 from tests.flow.recorder import Recorder
+from tests.pace import slowness
 
 
 async def both(flow: Flow) -> list[Any]:
@@ -163,6 +169,91 @@ def test_threads_that_are_late_end_at_their_next_chunk() -> None:
     assert recorder.unfinished == []
 
 
+TOGETHER = """
+version: 1
+nodes:
+  first: {type: runnable, name: first, role: signal, ports: {ready: boolean}}
+  measure: {type: lengths}
+  measured: {type: prompt, role: answer, template: measured}
+  late: {type: prompt, role: answer, template: late}
+edges:
+  - {from: start, to: first}
+  - {from: first, to: late, when: first.failed}
+  - {from: first, to: measure}
+  - {from: measure, to: late, when: measure.error == 'deadline'}
+  - {from: measure, to: measured}
+  - {from: measured, to: end}
+  - {from: late, to: end}
+limits: {timeout: TIMEOUT}
+"""
+
+
+async def test_each_request_of_a_batch_has_its_own_deadline(batching: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pace, measure = slowness(), batching.run_batch
+
+    def until_one_is_late(self: Any, calls: Sequence[Call]) -> list[Output | Exception]:
+        while min(call.seconds_left() for call in calls) > -0.05 * pace:
+            time.sleep(0.01)
+        return measure(self, calls)  # type: ignore[no-any-return]
+
+    def first(_: str) -> dict[str, bool]:
+        time.sleep(0.4 * pace)
+        return {"ready": True}
+
+    monkeypatch.setattr(batching, "run_batch", until_one_is_late)
+    flow = loads(TOGETHER.replace("TIMEOUT", f"{round(1000 * pace)}ms"), runnables={"first": first})
+    one_after_the_other: Any = {"max_concurrency": 1}
+    for answers in (flow.batch(["a", "b"], one_after_the_other), await flow.abatch(["a", "b"], one_after_the_other)):
+        assert [answer.text for answer in answers] == ["late", "measured"]
+    assert batching.batches_seen == [["a", "b"]] * 2
+
+
+class Timed:
+    """A visit, as far as its time goes."""
+
+    def __init__(self, time_limit: float) -> None:
+        self.time_limit = time_limit
+        self.called_off = False
+
+    def expired(self) -> Exception:
+        return DeadlineExceeded("late")
+
+    def call_off(self) -> None:
+        self.called_off = True
+
+
+async def within_each(seconds: float, visits: Sequence[Any], error: Exception | None = None) -> list[Sequence[Any]]:
+    """How visits of a batch end that takes so long, sync and async."""
+    ended = threading.Event()
+
+    def work() -> list[str]:
+        ended.wait(seconds)
+        if error is not None:
+            raise error
+        return ["a", "b", "c"]
+
+    try:
+        return [each_within(work, visits), await each_in_time(asyncio.to_thread(work), visits)]
+    finally:
+        ended.set()
+
+
+async def test_one_whose_time_is_up_leaves_the_others_of_its_batch_theirs() -> None:
+    for first, late, last in await within_each(0.2, [Timed(60.0), Timed(0.02), Timed(math.inf)]):
+        assert (first, last) == ("a", "c")
+        assert isinstance(late, DeadlineExceeded)
+    visits = [Timed(0.02), Timed(0.01)]
+    for ends in await within_each(60.0, visits):
+        assert all(isinstance(end, DeadlineExceeded) for end in ends)
+    assert all(visit.called_off for visit in visits)
+
+
+async def test_one_whose_time_is_up_keeps_its_own_error_where_the_batch_fails_later() -> None:
+    for late, failed in await within_each(0.2, [Timed(0.02), Timed(60.0)], OSError("broken")):
+        assert isinstance(late, DeadlineExceeded)
+        assert isinstance(failed, OSError)
+
+
 LOADING = """
 version: 1
 models: {m: {provider: host}}
@@ -172,6 +263,19 @@ edges:
   - {from: a, to: end}
 limits: {timeout: 150ms}
 """
+
+
+async def test_loading_counts_in_batches_as_it_does_elsewhere(batching: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = threading.Event()
+    monkeypatch.setattr(batching, "warm_up", lambda self: loaded.wait(20))
+    flow = loads(TOGETHER.replace("TIMEOUT", "150ms"), runnables={"first": lambda _: {"ready": True}})
+    try:
+        began = time.perf_counter()
+        assert [answer.text for answer in flow.batch(["a", "b"])] == ["late", "late"]
+        assert [answer.text for answer in await flow.abatch(["a", "b"])] == ["late", "late"]
+        assert time.perf_counter() - began < 15
+    finally:
+        loaded.set()
 
 
 async def test_loading_counts_in_streams_as_it_does_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from json import JSONDecodeError
 from typing import Any, TypeVar
 
 from langchain_core.exceptions import (
@@ -29,6 +30,7 @@ from langchain_core.exceptions import (
     ModelRateLimitError,
     ModelTimeoutError,
 )
+from pydantic import ValidationError
 
 from dynflow.errors import DynflowError, RefusedByModel
 from dynflow.models.settings import ModelSettings
@@ -48,6 +50,11 @@ _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing
 """OpenAI's codes for a 429 that no waiting mends."""
 _CONNECTING = frozenset({"ConnectError", "ConnectTimeout", "ClientConnectorError"})
 """Failures to connect: the first two are httpx's and httpcore's, the last aiohttp's."""
+
+_MISREADING = (AttributeError, TypeError, LookupError, ValueError, RecursionError)
+"""What reading an answer raises that has not the protocol's form."""
+_NOT_OF_READING = (OSError, UnicodeEncodeError)
+"""Those among them of a connection (a certificate, say) or of a request that cannot be sent."""
 
 E = TypeVar("E", bound=Exception)
 
@@ -193,6 +200,24 @@ def beneath(error: BaseException | None) -> Iterator[BaseException]:
 def from_connection(error: BaseException, message: str) -> ModelConnectionError:
     """The error of a connection that broke, or never came about."""
     return NotReached(message) if not_sent(error) else ModelConnectionError(message)
+
+
+def misreading(error: BaseException) -> Exception | None:
+    """What was first raised in reading an answer that has not the protocol's form; None where nothing such was."""
+    found = [each for each in beneath(error) if isinstance(each, _MISREADING) and not isinstance(each, _NOT_OF_READING)]
+    return found[-1] if found else None
+
+
+def misread(settings: ModelSettings, error: Exception | None) -> ModelAPIError:
+    """The error of an answer that has not the protocol's form. It says where, and nothing of what the answer says."""
+    if isinstance(error, ValidationError):
+        fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        where = f": {'.'.join(map(str, fault['loc']))}: {fault['type']}"
+    elif isinstance(error, JSONDecodeError | UnicodeDecodeError):
+        where = f": {error}"
+    else:
+        where = f": {type(error).__name__} in reading it" if error is not None else ""
+    return ModelAPIError(f"the answer of {settings.model} is not the protocol's{where}")
 
 
 def timed_out(seconds: float | None, settings: ModelSettings) -> OutOfTime:

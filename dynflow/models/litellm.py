@@ -28,7 +28,6 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from langchain_core.exceptions import (
     ContextOverflowError,
-    ModelAPIError,
     ModelAuthenticationError,
     ModelError,
     ModelInvalidRequestError,
@@ -41,7 +40,7 @@ from dynflow.closing import aclosing
 from dynflow.errors import MissingDependency, RefusedByModel
 from dynflow.models.background import in_background
 from dynflow.models.draining import drain, drained
-from dynflow.models.failures import beneath, from_connection, from_status, not_sent, unbilled
+from dynflow.models.failures import beneath, from_connection, from_status, misread, misreading, not_sent, unbilled
 from dynflow.models.openai_format import Reader
 from dynflow.models.remote import CONNECT_SECONDS, SILENT_SECONDS, RemoteChat
 from dynflow.models.secrets import public_address, redact
@@ -50,8 +49,6 @@ from dynflow.models.sendable import check_key, check_options, sendable_messages
 _importing = threading.Lock()
 _LISTENERS = ("callbacks", "success_callback", "_async_success_callback", "cache", "max_budget")
 """What of litellm's hears of a call that has succeeded."""
-_MISREAD = (AttributeError, TypeError, LookupError, ValueError, RecursionError)
-"""What reading an answer raises that has not the protocol's form."""
 
 
 class LiteLLMChat(RemoteChat):
@@ -165,6 +162,10 @@ class LiteLLMChat(RemoteChat):
             failure = self._failure(error.original_exception, built)
             vars(failure).pop("billed", None)  # part of an answer may have come before it
             return failure
+        if built and not _told(error):
+            cause = misreading(error)
+            if cause is not None or self._speaks_openai:  # litellm's words would repeat the answer
+                return misread(self.settings, cause)
         message = redact(str(error), self.settings)
         if isinstance(error, litellm.ContextWindowExceededError):
             return unbilled(ContextOverflowError(message))
@@ -174,8 +175,6 @@ class LiteLLMChat(RemoteChat):
             return unbilled(ModelTimeoutError(message)) if not_sent(error) else ModelTimeoutError(message)
         if _unbuildable(error, built):
             return unbilled(ModelInvalidRequestError(message))
-        if _garbled(error) or (built and isinstance(error, _MISREAD)):
-            return ModelAPIError(f"the answer of {self.settings.model} is not the protocol's: {message}")
         import httpx
 
         if isinstance(error, httpx.TimeoutException):
@@ -231,9 +230,14 @@ def _unbuildable(error: BaseException, built: bool) -> bool:
     return isinstance(errors[-1], ValueError | TypeError | LookupError | AttributeError)
 
 
-def _garbled(error: BaseException) -> bool:
-    """Whether what came was not the protocol's, such as half a JSON object or a page of HTML."""
-    return any(isinstance(each, json.JSONDecodeError | UnicodeDecodeError) for each in beneath(error))
+def _told(error: BaseException) -> bool:
+    """Whether the server said, or the connection showed, what is wrong: litellm's own errors have theirs beneath."""
+    import httpx
+
+    return any(
+        isinstance(each, httpx.HTTPError | OSError) or type(each).__module__.partition(".")[0] in ("openai", "aiohttp")
+        for each in beneath(error)
+    )
 
 
 def _keep_worker_away() -> None:

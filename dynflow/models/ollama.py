@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote
 
 from langchain_core.exceptions import (
-    ModelAPIError,
     ModelConnectionError,
     ModelError,
     ModelInvalidRequestError,
@@ -30,7 +29,7 @@ from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from dynflow.errors import MissingDependency
-from dynflow.models.failures import from_connection, from_status, not_sent, unbilled
+from dynflow.models.failures import from_connection, from_status, misread, misreading, not_sent, unbilled
 from dynflow.models.remote import CONNECT_SECONDS, SILENT_SECONDS, RemoteChat
 from dynflow.models.secrets import address_parts, redact
 from dynflow.models.sendable import check_key, check_options, sendable_messages
@@ -70,16 +69,17 @@ class OllamaChat(RemoteChat):
     async def _answer(
         self, messages: list[BaseMessage], options: dict[str, Any], stream: bool
     ) -> AsyncGenerator[ChatGenerationChunk]:
-        finished = False
+        finished = asked = False
         failure: Exception | None = None
         try:
             request = self._request(messages, options)
             async with self._client() as client, aclosing(await client.chat(**request)) as parts:
+                asked = True
                 async for part in parts:
                     finished = finished or bool(part.done)
                     yield self._chunk(part)
         except Exception as error:
-            failure = self._failure(error)
+            failure = self._failure(error, asked)
         if failure is not None:
             raise failure  # out here, where the original is no longer its context: that may hold the key
         if not finished:
@@ -152,8 +152,8 @@ class OllamaChat(RemoteChat):
             message=message, generation_info={"finish_reason": part.done_reason or "stop", **about}
         )
 
-    def _failure(self, error: Exception) -> Exception:
-        """The client's error as ours, without its key."""
+    def _failure(self, error: Exception, asked: bool) -> Exception:
+        """The client's error as ours, without its key. Once it was `asked`, what cannot be read is the answer."""
         import httpx
 
         if isinstance(error, ModelError):
@@ -166,8 +166,8 @@ class OllamaChat(RemoteChat):
             return unbilled(silent) if not_sent(error) else silent
         if isinstance(error, httpx.TransportError | ConnectionError):
             return from_connection(error, message)
-        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-            return ModelAPIError(f"the answer of {self.settings.model} is not the protocol's: {message}")
+        if asked and misreading(error) is error:
+            return misread(self.settings, error)
         return ModelInvalidRequestError(message) if isinstance(error, ValueError | TypeError) else error
 
 

@@ -49,13 +49,15 @@ class Base:
     """The encoder that an artefact was made for.
 
     `model` is `embedded/<name>`, a folder (a relative one counts from the artefact's), or a hub id with its `revision`;
-    `sha256` is of its weights, as `weights_digest` tells it; `architecture` is its `config.model_type`.
+    `sha256` is of its weights, as `weights_digest` tells it; `tokenizer` is as `tokenizer_digest` tells it, None where
+    that is not known; `architecture` is its `config.model_type`.
     """
 
     model: str
     sha256: str
     architecture: str
     revision: str | None = None
+    tokenizer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,9 @@ class Facts:
         """What `text` gave. Raises ValueError, KeyError or TypeError where it is damaged."""
         facts = json.loads(text)
         facts["base"] = Base(**facts["base"])
+        for name in ("heads", "sha256", "training", "criteria"):
+            if not isinstance(facts.get(name, {}), dict):
+                raise ValueError(f"`{name}` is no mapping")
         labels = facts["labels"]
         if not isinstance(labels, list) or not all(isinstance(label, str) and label.strip() for label in labels):
             raise ValueError("`labels` is no list of names")
@@ -101,9 +106,14 @@ class Facts:
             raise ValueError("`criteria` holds no mapping for each")
         if found.criteria and found.criteria_file is None:
             raise ValueError("what criteria have learnt has no file")
-        wrong = [number for number in (found.depth, found.max_tokens) if type(number) is not int or number < 1]
-        if wrong or not isinstance(found.base.model, str):
-            raise ValueError(f"{wrong[0]!r} is no number of layers or tokens" if wrong else "`base.model` is no name")
+        for name, least in (("depth", 1), ("max_tokens", 3)):  # two tokens of a text are special
+            if type(number := getattr(found, name)) is not int or number < least:
+                raise ValueError(f"`{name}` is a whole number of {least} or more, not {number!r}")
+        exits = found.heads["layers"]
+        if not isinstance(exits, list) or any(type(each) is not int or not 0 <= each <= found.depth for each in exits):
+            raise ValueError(f"`heads.layers` are of 0 to {found.depth}, not {exits!r}")
+        if not isinstance(found.base.model, str):
+            raise ValueError("`base.model` is no name")
         return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +19,13 @@ if TYPE_CHECKING:
 
     from dynflow.nodes.early_exit_classifier.artefact import Base
 
+_PROBES = ("A film isn't WORTH it: 3.50", "déjà vu, naïve Ärger", "хорошо, 電影!", "tab\tand  space\n", "🙂")
+"""Tokenizers differ in how they treat case, accents, white space, signs and scripts."""
+_PROBED_WORDS = 100
+
 
 def load_base(base: Base, folder: Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Encoder and tokenizer, in float32 on the CPU. Raises MissingModel, or ArtefactError for another's weights."""
+    """Encoder and tokenizer, in float32 on the CPU. Raises MissingModel, or ArtefactError for those of another."""
     place = find_base(base.model, base.revision, folder)
     found = weights_digest(place)
     if found != base.sha256:
@@ -28,7 +33,13 @@ def load_base(base: Base, folder: Path | None = None) -> tuple[PreTrainedModel, 
             f"the heads were made for another model than {place}: the SHA-256 of its weights is {found[:12]}…, not "
             f"{base.sha256[:12]}…; get the right one, or train again"
         )
-    return read_base(place)
+    model, tokenizer = read_base(place)
+    if base.tokenizer is not None and tokenizer_digest(tokenizer) != base.tokenizer:
+        raise ArtefactError(
+            f"the heads were made for another tokenizer than that in {place}, which makes other tokens of a text; get "
+            "the right one, or train again"
+        )
+    return model, tokenizer
 
 
 def find_base(model: str, revision: str | None = None, folder: Path | None = None) -> Path:
@@ -67,6 +78,15 @@ def weights_digest(place: Path) -> str:
         raise MissingModel(f"{place} holds no model: it has no .safetensors file")
     digests = [file_hash(file) for file in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 that tells a tokenizer by what it does, however its files are written: its words, and how it reads some
+    texts, capitals of its own words among them."""
+    words = sorted(tokenizer.get_vocab().items())
+    texts = [*_PROBES, *(word.upper() for word, _ in words[:: 1 + len(words) // _PROBED_WORDS])]
+    told = [words, [tokenizer(text)["input_ids"] for text in texts]]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def read_base(place: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -24,7 +24,7 @@ from dynflow.learning.out import try_out
 from dynflow.nodes.early_exit_classifier import artefact
 from dynflow.nodes.early_exit_classifier.architectures import architecture_of
 from dynflow.nodes.early_exit_classifier.artefact import Base, Facts, row_hash
-from dynflow.nodes.early_exit_classifier.base import find_base, read_base, weights_digest
+from dynflow.nodes.early_exit_classifier.base import find_base, read_base, tokenizer_digest, weights_digest
 from dynflow.nodes.early_exit_classifier.heads import Heads, HeadsShape
 from dynflow.nodes.early_exit_classifier.model import EarlyExitModel
 from dynflow.nodes.early_exit_classifier.reading import Reader, Tokens
@@ -88,8 +88,8 @@ def train(
     `sources` are what `read_labelled` reads; `names` says what its labels are to be called, and `data_name` what the
     card calls the data. `teacher` is a larger classifier to imitate, a folder or hub id. The same input gives the same
     artefact on the same machine. A run that was killed goes on where it was. Raises InputError for data that cannot be
-    used, listing all bad rows, for a teacher of other labels, for a folder that cannot be written and for a training
-    that diverges, and MissingModel or ArtefactError for an encoder that cannot be used.
+    used, listing all bad rows, for a teacher of other labels, for a folder that cannot be written or holds something
+    else and for a training that diverges, and MissingModel or ArtefactError for an encoder that cannot be used.
     """
     recipe = recipe or Recipe()
     data = read_data(sources, recipe, columns, names or {})
@@ -110,8 +110,10 @@ def train(
         sha256=weights_digest(place),
         architecture=str(architecture.config.model_type),
         revision=revision,
+        tokenizer=tokenizer_digest(tokenizer),
     )
     trained = EarlyExitModel(architecture, heads, reader, data.labels)
+    _refuse_others(out)
     try_out(out)
     larger = None if teacher is None else find_teacher(teacher)
     texts = data.texts(data.split.train)
@@ -124,7 +126,8 @@ def train(
     fitted.fit()
 
     shipped = architecture_of(read_base(place)[0])
-    changes = deltas(dict(shipped.encoder.named_parameters()), dict(trained.encoder.named_parameters()), recipe.rank)
+    before, after = (dict(each.encoder.named_parameters()) for each in (shipped, architecture))
+    changes = deltas(before, after, recipe.rank)
     artefact.apply_deltas(shipped.encoder, changes, "the trained model")
     logits = recorded(EarlyExitModel(shipped, heads, reader, data.labels), data.texts(data.split.held_out), progress)
     figures = judge(logits, data.classes(data.split.held_out), trained.layers, fitted.alone)
@@ -199,6 +202,17 @@ def _tokens(reader: Reader, data: Data) -> tuple[list[Tokens], list[Tokens]]:
         count = "1 row" if len(faults) == 1 else f"{len(faults):,} rows"
         raise InputError("\n".join([f"{count} cannot be read:", *faults[:_SHOWN], *more]))
     return [found[index] for index in data.split.train], [found[index] for index in data.split.held_out]
+
+
+def _refuse_others(out: Path) -> None:
+    """Raises InputError where a folder holds what is no early-exit model's, and would be overwritten."""
+    if (out / artefact.DESCRIPTION).exists() or (out / ".training").is_dir():
+        return
+    names = ("README.md", PICTURE, artefact.HEADS, artefact.DELTAS, artefact.CRITERIA)
+    if found := sorted(path.name for name in names for path in out.glob(name)):
+        raise InputError(
+            f"{out} holds something else, whose {', '.join(found)} would be overwritten: give another folder with --out"
+        )
 
 
 def _digest(base: Base, teacher: Teacher | None, recipe: Recipe, data: Data) -> str:

@@ -64,7 +64,7 @@ class Recipe:
             (not 0 <= self.distil <= 1, "distil is from 0 to 1"),
             (self.temperature <= 0 or self.rate <= 0 or self.heads_rate <= 0, "temperature and rates are above 0"),
             (self.batch_rows < 1 or self.max_tokens < 3, "a batch has at least one row, of at least 3 tokens"),
-            (self.rank < 0, "rank is 0 or more"),
+            (self.rank < 0 or self.decay < 0, "rank and decay are 0 or more"),
         ]
         if wrong := [said for fails, said in faults if fails]:
             raise InputError(f"this recipe cannot be trained by: {'; '.join(wrong)}")

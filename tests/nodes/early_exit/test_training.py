@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from dynflow.cli.train import early_exit  # noqa: E402
-from dynflow.errors import InputError  # noqa: E402
+from dynflow.errors import ArtefactError, InputError  # noqa: E402
 from dynflow.nodes.early_exit_classifier import artefact  # noqa: E402
 from dynflow.nodes.early_exit_classifier.train import Report, read_data, train  # noqa: E402
 from dynflow.nodes.early_exit_classifier.training.recipe import METHODS, Recipe  # noqa: E402
@@ -45,6 +45,32 @@ def test_an_architecture_learns_end_to_end(kind: str, data: Path, tmp_path: Path
     found = model.classify(["the film with a great story", "bleak and so very stale the plot"], None)
     assert [each.label for each in found] == ["good", "bad"]
     assert not (tmp_path / "out" / ".training").exists()
+
+
+def test_a_classifier_of_transformers_learns_exits_under_its_own_head(data: Path, tmp_path: Path) -> None:
+    base = encoder(tmp_path / "bert", "bert", classifies=True)
+    train([data], tmp_path / "out", model=str(base), recipe=QUICK, names={"0": "bad", "1": "good"})
+    model = artefact.read(artefact.describe(str(tmp_path / "out")))
+    found = model.classify(["the film with a great story", "bleak and so very stale the plot"], None)
+    assert [each.label for each in found] == ["good", "bad"]
+
+
+def test_a_tokenizer_that_reads_otherwise_than_in_training_is_refused(data: Path, tmp_path: Path) -> None:
+    base = encoder(tmp_path / "bert", "bert")
+    train([data], tmp_path / "out", model=str(base), recipe=QUICK)
+    words = base / "tokenizer.json"
+    facts = json.loads(words.read_text())
+    words.write_text(json.dumps(facts, indent=8))  # written otherwise, and still the same
+    artefact.read(artefact.describe(str(tmp_path / "out")))
+    known = facts["model"]["vocab"]
+    known["great"], known["stale"] = known["stale"], known["great"]
+    words.write_text(json.dumps(facts))
+    with pytest.raises(ArtefactError, match=r"for another tokenizer than that in .*bert"):
+        artefact.read(artefact.describe(str(tmp_path / "out")))
+    facts["model"]["vocab"] = {**known, "great": known["stale"], "stale": known["great"]}
+    words.write_text(json.dumps({**facts, "normalizer": {"type": "Lowercase"}}))
+    with pytest.raises(ArtefactError, match="for another tokenizer"):
+        artefact.read(artefact.describe(str(tmp_path / "out")))
 
 
 def test_a_model_with_the_last_exit_alone_is_trained_and_judged(data: Path, tmp_path: Path) -> None:
@@ -158,6 +184,28 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_training(data: Path,
         train([data], tmp_path / "file" / "out", model=str(base), recipe=QUICK, progress=progress)
 
 
+@pytest.mark.parametrize("name", ["README.md", "curve.svg", "heads.safetensors", "criteria-old.safetensors"])
+def test_a_folder_of_something_else_is_left_as_it_was(name: str, data: Path, tmp_path: Path) -> None:
+    base = encoder(tmp_path / "bert", "bert")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    with pytest.raises(InputError, match=f"out holds something else, whose {name} would be overwritten: give another"):
+        train([data], out, model=str(base), recipe=QUICK)
+    assert [(file.name, file.read_text()) for file in out.iterdir()] == [(name, "mine")]
+
+
+def test_a_model_is_trained_again_in_its_place(data: Path, tmp_path: Path) -> None:
+    base = encoder(tmp_path / "bert", "bert")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("in nobody's way")
+    for seed in (0, 1):
+        train([data], tmp_path / "out", model=str(base), recipe=Recipe(**{**QUICK.as_dict(), "seed": seed}))
+        facts = artefact.describe(str(tmp_path / "out")).facts
+        assert facts.training["recipe"]["seed"] == seed
+    assert (tmp_path / "out" / "notes.txt").read_text() == "in nobody's way"
+
+
 def test_a_training_that_diverges_says_where(data: Path, tmp_path: Path) -> None:
     base = encoder(tmp_path / "bert", "bert")
     recipe = Recipe(**{**QUICK.as_dict(), "rate": 1e38, "heads_rate": 1e38})
@@ -209,6 +257,7 @@ def test_too_little_to_learn_from_is_told_by_file(labels: list[str], said: str, 
         {"distil": 2.0},
         {"rate": 0.0},
         {"rank": -1},
+        {"decay": -0.1},
         {"rate": math.nan},
         {"temperature": math.inf},
     ],

@@ -40,10 +40,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def encoder(folder: Path, kind: str) -> Path:
-    """A tiny random encoder with a tokenizer that knows the words above."""
+def encoder(folder: Path, kind: str, *, classifies: bool = False) -> Path:
+    """A tiny random encoder, or a whole classifier, with a tokenizer that knows the words above."""
     torch.manual_seed(0)
-    transformers.AutoModel.from_config(CONFIGS[kind]()).save_pretrained(folder)
+    made: Any = transformers.AutoModelForSequenceClassification if classifies else transformers.AutoModel
+    made.from_config(CONFIGS[kind]()).save_pretrained(folder)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *GOOD, *BAD, *COMMON]
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: at for at, word in enumerate(words)}, "[UNK]"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()

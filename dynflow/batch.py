@@ -278,8 +278,13 @@ class _Group:
         """Hand each call its outcome; all items, to be closed, each with its seconds: the time is shared out evenly."""
         called = [item for item in self.items if item.call is not None]
         if len(outcomes) != len(called):
-            outcomes = [NodeFailed(f"its batch gave {len(outcomes)} results for {len(called)} requests")] * len(called)
+            outcomes = [miscounted(len(outcomes), len(called))] * len(called)
         for item, outcome in zip(called, outcomes, strict=True):
             item.outcome = outcome
         seconds = (time.perf_counter() - self._began) / len(self.items)
         return [(item, seconds) for item in self.items]
+
+
+def miscounted(given: int, asked: int) -> NodeFailed:
+    """The failure of each request of a batch that gave too few results, or too many."""
+    return NodeFailed(f"its batch gave {given} results for {asked} requests")

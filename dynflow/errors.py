@@ -106,7 +106,7 @@ class CalibrationError(DynflowError):
 
     `code`: `contaminated` (an artefact was trained on them), `too_little_data` (too few for the promise),
     `broken_promise` (no setting keeps it), `no_cap` (costs without a bound), `no_knob` (nothing to tune),
-    `dependent` (what happens to a request depends on those before it, and no row says which these are).
+    `dependent` (what happens to a request depends on those before it, and it is not told which these are, or how).
     """
 
     kind = "invalid"

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dynflow.language.types import PortType, holds
 
 
-def port_fault(declared: Mapping[str, PortType], ports: Mapping[str, Any]) -> str | None:
-    """How an output differs from the declared ports, in words. Null stands for any type."""
+def port_fault(node_type: str, declared: Mapping[str, PortType], ports: Mapping[str, Any]) -> str | None:
+    """How an output differs from the ports that its node type declares, in words. Null stands for any type."""
+    fault = next(_faults(declared, ports), None)
+    return None if fault is None else f"the node type {node_type!r} broke its own word: {fault}"
+
+
+def _faults(declared: Mapping[str, PortType], ports: Mapping[str, Any]) -> Iterator[str]:
     for name, port in declared.items():
         if name not in ports:
-            return f"it gave no {name!r}"
+            yield f"it gave no {name!r}"
+            continue
         value = ports[name]
         if value is None or port.kind == "any":
             continue
         if not holds(port.kind, value):
-            return f"{name!r} is {type(value).__name__}, not {port}"
-        if port.values is not None and value not in port.values:
-            return f"{name!r} is {value!r}, not {port}"
-    return None
+            yield f"{name!r} is {type(value).__name__}, not {port}"
+        elif port.values is not None and value not in port.values:
+            yield f"{name!r} is {value!r}, not {port}"
 
 
 def _is_number(value: Any) -> bool:

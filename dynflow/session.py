@@ -263,11 +263,11 @@ class Session:
             self.forget(visit)
             raise Cancelled
         del self._running[id(visit)]
-        fault = port_fault(visit.plan.ports, done.output.ports) if done.output is not None else None
+        plan = visit.plan
+        fault = port_fault(plan.cls.type, plan.ports, done.output.ports) if done.output is not None else None
         if done.output is not None and fault is not None:
-            text = f"the node type {visit.plan.cls.type!r} broke its own word: {fault}"
-            done = Completed(done.seconds, None, NodeFailed(text, usage=done.output.usage))
-        output, plan = done.output, visit.plan
+            done = Completed(done.seconds, None, NodeFailed(fault, usage=done.output.usage))
+        output = done.output
         error = failure_kind(done.error) if done.error is not None else None
         self.settle(visit, done)
         usd = self.account.enter(visit, done.seconds)

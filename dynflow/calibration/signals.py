@@ -8,11 +8,13 @@ from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from dynflow.batch import miscounted
 from dynflow.calibration.kept import KeptOutputs
-from dynflow.errors import failure_kind
+from dynflow.errors import NodeFailed, failure_kind
 from dynflow.graph import NodePlan
 from dynflow.hashes import content_hash
 from dynflow.node import Call, Node, Output
+from dynflow.ports import port_fault
 from dynflow.walk import State
 
 if TYPE_CHECKING:
@@ -66,10 +68,8 @@ class Signals:
             part = pending[start : start + _CHUNK]
             if not plan.cls.instant:
                 self._progress(start, len(pending), label)
-            if plan.cls.batches:
-                outputs = node.run_batch([call for _, _, call in part])
-            else:
-                outputs = [_run_one(node, call) for _, _, call in part]
+            calls = [call for _, _, call in part]
+            outputs = _run_batch(node, calls) if plan.cls.batches else [_run_one(node, call) for call in calls]
             for (place, key, _), output in zip(part, outputs, strict=True):
                 states[place] = state = self._state(plan, output)
                 if not plan.cls.instant:
@@ -100,6 +100,8 @@ class Signals:
         self._kept.put((name, state.ports) for name, state in ended if state and state.ok and not state.rescued)
 
     def _state(self, plan: NodePlan, output: Output | Exception) -> State:
+        if isinstance(output, Output) and (fault := port_fault(plan.cls.type, plan.ports, output.ports)) is not None:
+            output = NodeFailed(fault)
         if isinstance(output, Output):
             self.succeeded.add(plan.id)
             return State(True, output.ports, rescued=output.degraded)
@@ -117,6 +119,14 @@ def _run_one(node: Node, call: Call) -> Output | Exception:
         return node.run(call)
     except Exception as error:
         return error
+
+
+def _run_batch(node: Node, calls: Sequence[Call]) -> Sequence[Output | Exception]:
+    try:
+        outputs = node.run_batch(calls)
+    except Exception as error:
+        return [error] * len(calls)
+    return outputs if len(outputs) == len(calls) else [miscounted(len(outputs), len(calls))] * len(calls)
 
 
 @cache

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from dynflow.calibration import orders
 from dynflow.calibration.columns import Column, Flags, Floats, numbers, truth
+from dynflow.calibration.independence import memory_of
 from dynflow.calibration.inside import InsideStates
 from dynflow.calibration.orders import Codes
 from dynflow.calibration.outcomes import Fault, outcome_error
@@ -216,7 +217,7 @@ class Walking:
         """Run a signal on each different input that it is given: its request, what its options refer to, and what it
         remembers of the conversation."""
         inputs = self._different_inputs(plan)
-        memory = self.replay.flow.resources.cold_node(plan.id).remembers
+        memory = memory_of(self.replay.flow, plan.id)
         if memory is None and not inputs:
             rows = np.flatnonzero(reached.any(0))
             settings = reached.argmax(0)[rows]  # whichever comes here: all give it the same

@@ -57,9 +57,9 @@ def check_independent(flow: Flow, file: OutcomeFile) -> None:
     names = " and ".join(map(repr, found))
     if not file.conversational:
         raise CalibrationError(
-            f"what {names} gives depends on earlier requests of a conversation, and no row says which these are: give "
-            'each row its "conversation", with the rows of one in their order, or calibrate and use a graph in which '
-            "nothing is remembered (a router remembers where it is `sticky`)",
+            f"{names} keeps conversations on their route, or remembers them otherwise: what happens to a request depends "
+            'on those before it, and no row says which these are; give each row its "conversation", with the rows of '
+            "one in their order, or calibrate and use a graph that remembers none (of a router remove `sticky`)",
             "dependent",
         )
     if len(keys := sorted({memory.key for memory in found.values()})) > 1:
@@ -75,6 +75,6 @@ def memory_notes(flow: Flow, file: OutcomeFile) -> list[str]:
     if file.conversational:
         return []
     return [
-        f'{name} remembers conversations, and no row says its "conversation": each counts as the first turn of one'
+        f'{name} is sticky, and no row says its "conversation": each counts as the first turn of one'
         for name in remembering(flow)
     ]

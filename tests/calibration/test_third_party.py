@@ -122,7 +122,7 @@ def test_a_memory_that_cannot_be_replayed_is_refused(tmp_path: Path, register: A
 
 def test_without_conversations_it_says_what_lacks(tmp_path: Path, register: Any) -> None:
     alone = [{key: value for key, value in row.items() if key != "conversation"} for row in rows()]
-    with pytest.raises(CalibrationError, match=r"what 'turn' gives depends on earlier requests .* \"conversation\""):
+    with pytest.raises(CalibrationError, match=r"'turn' keeps .* or remembers them .* its \"conversation\""):
         calibrate(register(Counting), file_of(tmp_path, alone), kind="share", target=0.5)
 
 

@@ -104,6 +104,12 @@ def data_of(described: Described, sources: Sequence[str | Path], columns: Column
             f"{', '.join(map(str, sources))}: not the data that {described.folder} was trained on: {known:,} of "
             f"{len(data.split.train):,} rows are known to it; give the same files, in the same order"
         )
+    classes = described.facts.training.get("classes")  # as the data had them then, before they were named
+    if classes is not None and list(data.labels) != classes:
+        raise InputError(
+            f"{', '.join(map(str, sources))}: its labels are {', '.join(data.labels)}, and those that "
+            f"{described.folder} was trained on were {', '.join(classes)}: give the same files"
+        )
     return data
 
 

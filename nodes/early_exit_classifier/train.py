@@ -39,6 +39,8 @@ from dynflow.nodes.early_exit_classifier.training.teacher import Teacher, find_t
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dynflow.nodes.early_exit_classifier.architectures.architecture import Architecture
+
 MODEL = "embedded/all-minilm-l6-v2"
 FEWEST_ROWS = 20
 _SHOWN = 20
@@ -99,7 +101,7 @@ def train(
     pretrained.set_attn_implementation("eager")
     architecture = architecture_of(pretrained)
     recipe = dataclasses.replace(recipe, max_tokens=min(recipe.max_tokens, architecture.max_tokens))
-    shape = _shape(recipe, architecture.depth, architecture.width, len(data.labels))
+    shape = _shape(recipe, architecture, len(data.labels))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         heads = Heads(shape)
@@ -180,12 +182,14 @@ def read_data(
     return Data(rows, truth, labels, split)
 
 
-def _shape(recipe: Recipe, depth: int, width: int, labels: int) -> HeadsShape:
+def _shape(recipe: Recipe, architecture: Architecture, labels: int) -> HeadsShape:
+    depth = architecture.depth
     exits = recipe.exits if recipe.exits is not None else tuple(range(depth + 1))
     if wrong := [layer for layer in exits if not 0 <= layer <= depth]:
         raise InputError(f"there is no exit after {wrong[0]} layers: the encoder has {depth}")
     layers = tuple(sorted({*exits, depth}))
-    return HeadsShape(layers, width, labels, recipe.pooling, recipe.inner, shared=recipe.shared)
+    norm = architecture.pre_norm
+    return HeadsShape(layers, architecture.width, labels, recipe.pooling, recipe.inner, norm, recipe.shared)
 
 
 def _tokens(reader: Reader, data: Data) -> tuple[list[Tokens], list[Tokens]]:
@@ -248,6 +252,7 @@ def _write(
         "teacher": None if teacher is None else {"model": teacher.model, "sha256": teacher.sha256},
         "recipe": recipe.as_dict(),
         "rows": split,
+        "classes": label_names(data.rows),
         "data": dict(sums),
         "data_name": data_name,
         "accuracy": {

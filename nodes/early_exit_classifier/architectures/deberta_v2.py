@@ -20,8 +20,8 @@ class DebertaV2(Architecture):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
-        self._positions: dict[int, Tensor | None] = {}
-        """By columns, for inference."""
+        self._positions: Tensor | None = None
+        """Of the longest text so far, for inference: (1, columns, columns), of which a shorter one takes a corner."""
         self.prepare()
 
     def prepare(self) -> None:
@@ -38,9 +38,10 @@ class DebertaV2(Architecture):
         mask = torch.ones(hidden.shape[:2], dtype=torch.long) if attention_mask is None else attention_mask
         if self.plain:
             relative = self._relative
-            if columns not in self._positions:
-                self._positions[columns] = stack.get_rel_pos(hidden)
-            positions = self._positions[columns]
+            positions = self._positions
+            if positions is None or positions.shape[-1] < columns:
+                positions = self._positions = stack.get_rel_pos(hidden)
+            positions = None if positions is None else positions[:, :columns, :columns]
         else:
             relative, positions = stack.get_rel_embedding(), stack.get_rel_pos(hidden)
         return Context(attention_mask, (mask, stack.get_attention_mask(mask), positions, relative))

@@ -44,7 +44,8 @@ class Teacher:
         columns = _columns(model, labels, self.model)
         told = hashlib.sha256(json.dumps([self.sha256, columns, list(texts)]).encode()).hexdigest()
         kept = Checkpoint(folder, told, "teacher")
-        lengths = [len(each) for each in tokenizer(list(texts), truncation=True, max_length=_MOST_TOKENS).input_ids]
+        most = min(_MOST_TOKENS, getattr(model.config, "max_position_embeddings", _MOST_TOKENS))
+        lengths = [len(each) for each in tokenizer(list(texts), truncation=True, max_length=most).input_ids]
         order = np.argsort(lengths, kind="stable")
         state = kept.read() or {"logits": torch.zeros(len(texts), len(labels)), "done": 0}
         found: Tensor = state["logits"]
@@ -54,7 +55,7 @@ class Teacher:
             read = tokenizer(
                 [texts[row] for row in rows],
                 truncation=True,
-                max_length=_MOST_TOKENS,
+                max_length=most,
                 padding=True,
                 return_tensors="pt",
             )

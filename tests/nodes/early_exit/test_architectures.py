@@ -113,6 +113,15 @@ class Doubled(torch.nn.Module):
         return 2 * self.inner(hidden)
 
 
+def test_positions_are_kept_once_whatever_the_lengths_of_texts():
+    model = tiny.model("deberta-v3")
+    texts = sorted(TEXTS, key=len)
+    expected = [tiny.model("deberta-v3").trajectories([text]) for text in texts[::-1]]
+    found = [model.trajectories([text]) for text in texts[::-1]]  # the longest first: the others take a part of its own
+    np.testing.assert_array_equal(found, expected)
+    assert model.architecture._positions.shape == (1, 22, 22)
+
+
 def test_static_layers_run_no_more_heads_than_they_need():
     model = tiny.model("bert")
     seen = []

@@ -249,6 +249,14 @@ def test_other_data_is_refused(taught: Path, tmp_path: Path) -> None:
     other = reviews(tmp_path / "other.tsv", rows=300)
     with pytest.raises(InputError, match=r"other\.tsv: not the data that .* was trained on"):
         teach(taught, [other])
+    renamed = tmp_path / "renamed.tsv"
+    lines = (taught.parent / "reviews.tsv").read_text().splitlines()
+    names = {"0": "good", "1": "awful"}
+    renamed.write_text("\n".join([lines[0], *(f"{line[:-1]}{names[line[-1]]}" for line in lines[1:])]))
+    with pytest.raises(
+        InputError, match=r"renamed\.tsv: its labels are awful, good, and those .* trained on were 0, 1"
+    ):
+        teach(taught, [renamed])
     with pytest.raises(InputError, match="entropy learns nothing: it needs no teaching; past_future and scheduled do"):
         teach(taught, [other], criteria=["entropy"])
     with pytest.raises(InputError, match="there is no criterion 'past'"):

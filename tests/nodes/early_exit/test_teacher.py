@@ -91,6 +91,12 @@ def test_classes_without_names_are_taken_in_order(tmp_path: Path) -> None:
     assert said.argmax().item() == 0
 
 
+def test_texts_are_cut_where_the_teacher_ends(tmp_path: Path) -> None:
+    found = teachers.find_teacher(str(classifier(tmp_path / "teacher", CONTRARY)))
+    said = found.logits(["film " * 60], ["bad", "good"], tmp_path / "kept", lambda done, total, what: None)
+    assert said.isfinite().all()
+
+
 def test_a_teacher_of_other_labels_is_refused(data: Path, tmp_path: Path) -> None:
     base, teacher = encoder(tmp_path / "base", "bert"), classifier(tmp_path / "teacher", CONTRARY)
     with pytest.raises(InputError, match="tells good, bad apart, and the data 0, 1: give a teacher of these labels"):

@@ -41,6 +41,7 @@ def test_an_architecture_learns_end_to_end(kind: str, data: Path, tmp_path: Path
     assert (report.figures["accuracy"][f"after {depth}"] or 0) > 0.9
     described = artefact.describe(str(tmp_path / "out"))
     assert described.facts.labels == ("bad", "good")
+    assert described.facts.heads["norm"] is (kind == "modernbert"), "whose states are not normalised between layers"
     model = artefact.read(described)
     found = model.classify(["the film with a great story", "bleak and so very stale the plot"], None)
     assert [each.label for each in found] == ["good", "bad"]

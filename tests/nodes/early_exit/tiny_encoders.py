@@ -27,6 +27,9 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "bert": lambda: transformers.BertConfig(num_hidden_layers=2, **SMALL),
     "roberta": lambda: transformers.RobertaConfig(num_hidden_layers=2, pad_token_id=0, **SMALL),
     "albert": lambda: transformers.AlbertConfig(num_hidden_layers=2, embedding_size=16, pad_token_id=0, **SMALL),
+    "modernbert": lambda: transformers.ModernBertConfig(
+        num_hidden_layers=2, pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3, **SMALL
+    ),
 }
 QUICK = Recipe(alone_epochs=1, epochs=4, batch_rows=16, rate=1e-2, heads_rate=2e-2, rank=4, held_out=24, max_tokens=16)
 

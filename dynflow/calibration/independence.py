@@ -57,9 +57,9 @@ def check_independent(flow: Flow, file: OutcomeFile) -> None:
     names = " and ".join(map(repr, found))
     if not file.conversational:
         raise CalibrationError(
-            f"{names} keeps conversations on their route, or remembers them otherwise: what happens to a request depends "
-            'on those before it, and no row says which these are; give each row its "conversation", with the rows of '
-            "one in their order, or calibrate and use a graph that remembers none (of a router remove `sticky`)",
+            f"{names} keeps conversations on their route, or remembers them otherwise: what happens to a request "
+            'depends on those before it, and no row says which these are; give each row its "conversation", with the '
+            "rows of one in their order, or calibrate and use a graph that remembers none (a router without `sticky`)",
             "dependent",
         )
     if len(keys := sorted({memory.key for memory in found.values()})) > 1:

@@ -35,17 +35,6 @@ from pydantic import ValidationError
 from dynflow.errors import DynflowError, RefusedByModel
 from dynflow.models.settings import ModelSettings
 
-_BY_STATUS: dict[int, type[ModelError]] = {
-    401: ModelAuthenticationError,
-    402: ModelPermissionDeniedError,  # the account has no credit
-    403: ModelPermissionDeniedError,
-    404: ModelNotFoundError,
-    408: ModelTimeoutError,
-    409: ModelAPIError,  # nothing is wrong with the request: it came at a bad moment, as with 425
-    425: ModelAPIError,
-    429: ModelRateLimitError,
-    504: ModelTimeoutError,
-}
 _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 """OpenAI's codes for a 429 that no waiting mends."""
 _CONNECTING = frozenset({"ConnectError", "ConnectTimeout", "ClientConnectorError"})
@@ -70,7 +59,7 @@ class OutOfTime(ModelTimeoutError):
 
 
 class QuotaExhausted(ModelRateLimitError):
-    """The account's quota is used up: a rate limit that no waiting mends."""
+    """The account's quota or credit is used up: a rate limit that no waiting mends."""
 
     is_retryable = False
 
@@ -88,6 +77,19 @@ class CircuitOpen(ModelError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.model, self.retry_after)
+
+
+_BY_STATUS: dict[int, type[ModelError]] = {
+    401: ModelAuthenticationError,
+    402: QuotaExhausted,
+    403: ModelPermissionDeniedError,
+    404: ModelNotFoundError,
+    408: ModelTimeoutError,
+    409: ModelAPIError,  # nothing is wrong with the request: it came at a bad moment, as with 425
+    425: ModelAPIError,
+    429: ModelRateLimitError,
+    504: ModelTimeoutError,
+}
 
 
 def retryable(error: BaseException) -> bool:

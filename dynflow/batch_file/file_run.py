@@ -25,14 +25,14 @@ from dynflow.errors import (
     Overloaded,
 )
 from dynflow.gathering import gathered
-from dynflow.models.failures import CircuitOpen
+from dynflow.models.failures import CircuitOpen, QuotaExhausted
 
 if TYPE_CHECKING:
     from dynflow.flow import Flow
 
 CONCURRENCY = 8
 """Rows under way at once, where nobody says otherwise."""
-HOPELESS = (MissingDependency, MissingEnvironment, MissingModel, ModelAuthenticationError)
+HOPELESS = (MissingDependency, MissingEnvironment, MissingModel, ModelAuthenticationError, QuotaExhausted)
 """Failures that no row is to blame for, and that every row would have."""
 PASSING = (CircuitOpen, Overloaded)
 """Failures that no row is to blame for, and that pass."""

@@ -225,13 +225,13 @@ class AdaptiveDiffusion(Node):
         if not prompt.strip():
             raise InputError("there is nothing to draw: the prompt is empty")
         look = look_of(options)
+        start = None if options.strength is None else beginning(options.image, call.request)
         planned, decisions = options.steps, []
         for decider in self._deciders(options):
             decision = decider.decide(prompt, planned)
             planned = decision.planned
             decisions.append(decision)
         seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
-        start = None if options.strength is None else beginning(options.image, call.request)
         return Order(prompt, seed, planned, look, options.negative, decisions, start)
 
     def _deciders(self, options: Any) -> Iterable[Decider]:

@@ -36,6 +36,8 @@ def beginning(given: Any, request: Request) -> Image:
     try:
         image = PIL.Image.open(io.BytesIO(held))
         image.load()
+    except PIL.UnidentifiedImageError as error:
+        raise InputError("the image cannot be read, as it is in no known format: give a PNG or JPEG") from error
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise InputError(f"the image cannot be read ({error}): give a PNG or JPEG") from error
     return image
@@ -46,7 +48,7 @@ def _held(given: Any) -> bytes:
     if isinstance(given, str) and not given.startswith("data:"):
         try:
             return Path(given).expanduser().read_bytes()
-        except OSError as error:
+        except (OSError, ValueError, RuntimeError) as error:  # a path with a null byte, nobody's home
             raise InputError(f"the image cannot be read: {error}") from error
     if isinstance(given, str):
         return _of_url(given)

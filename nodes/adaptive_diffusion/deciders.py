@@ -39,7 +39,7 @@ class Decision:
     watch: Callable[[], Watch] | None = None
     """Begins to watch a run of it; called anew where a run is begun again."""
     settle: Callable[[int, float], object] = lambda taken, seconds: None
-    """Told of its end: steps taken, and seconds."""
+    """Told of its end: steps taken, 0 where it was not drawn, and seconds."""
     finish: int = 0
     """Longer steps that take what is left where it is stopped; 0: it ends there, with its clean image."""
     follow: Callable[[Rest], object] | None = None
@@ -97,7 +97,10 @@ class Converge(Decider):
 
 @dataclass(slots=True)
 class Account:
-    """What a stream of images has left of its budget; shared by all requests of a node."""
+    """What a stream of images has left of its budget; shared by all requests of a node.
+
+    An image that was not drawn is none of the stream: it takes nothing, and leaves nothing to others.
+    """
 
     saved: float = 0.0
     """What images before have left over, in the budget's unit; negative where they took more."""
@@ -123,7 +126,7 @@ class BudgetOfSteps(Decider):
 
         def settle(taken: int, _seconds: float) -> None:
             with account.lock:
-                account.saved += planned - taken
+                account.saved += planned - (taken if taken else self.mean)
 
         return Decision(planned, settle=settle)
 
@@ -149,7 +152,7 @@ class BudgetOfSeconds(Decider):
 
         def settle(taken: int, seconds: float) -> None:
             with account.lock:
-                account.saved += reserved - seconds
+                account.saved += reserved - (seconds if taken else self.mean)
                 if taken:
                     newest = seconds / taken
                     known = account.seconds_per_step

@@ -76,6 +76,9 @@ class Drawn:
     notes: list[str] = field(default_factory=list)
 
 
+_OVERFLOWED = "the denoiser's numbers overflowed: give less `guidance`, or a `dtype` of more range, such as bfloat16"
+
+
 def fault_of(pipeline: Any, order: Order) -> str | None:
     """Why a pipeline cannot draw an order, in words; None: it can."""
     taken = inspect.signature(type(pipeline).__call__).parameters
@@ -278,6 +281,7 @@ def _once(
         taken = list(steering.taken) if steering else [first.walked] * len(orders)
         stopped = list(steering.stopped) if steering else [False] * len(orders)
         left = dict(steering.rests) if steering else {}
+        overflowed = steering.overflowed() if steering else [False] * len(orders)
     except BaseException:
         own.maybe_free_model_hooks()  # of `offload`: what was at work goes back to main memory
         raise
@@ -292,6 +296,8 @@ def _once(
     found: list[Drawn | Exception] = [
         RefusedByModel("the pipeline's safety checker withheld the image")
         if withheld[place] and place not in left
+        else NodeFailed(_OVERFLOWED)
+        if overflowed[place]
         else Drawn(
             images[place], taken[place], seconds * taken[place] / max(1, sum(taken)), stopped[place], list(notes)
         )

@@ -101,7 +101,11 @@ class Facts:
 
 
 def asked_for(quality: Mapping[str, Any], finish: int) -> Contract:
-    """What the option `quality` promises, with nothing yet that keeps it. Raises ValueError for no number of steps."""
+    """What the option `quality` promises, with nothing yet that keeps it. Raises ValueError for what nothing can."""
+    from dynflow.nodes.adaptive_diffusion.recordings import METRICS
+
+    if quality["at_least"] > (most := METRICS[quality["metric"]]):
+        raise ValueError(f"no image has {quality['metric']} ≥ {quality['at_least']:g}: {most:g} is that of equal ones")
     told = (quality["metric"], steps_of(quality["to"]), quality["at_least"], quality["for"])
     return Contract(*told, quantile=WHOLE, finish=finish)
 

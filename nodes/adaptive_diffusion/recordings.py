@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.floating[Any]]
 
 FORMAT = 1
-METRICS = ("ssim", "psnr")
-"""What images are compared by; more is more alike."""
 MOST_PSNR = 99.0
 """Decibels of equal images, for which there is no number."""
+METRICS = {"ssim": 1.0, "psnr": MOST_PSNR}
+"""What images are compared by, and what equal ones reach; more is more alike."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,11 @@ class Image:
     prompt: str
     seed: int
     runs: Mapping[int, Run]
+
+    @property
+    def lengths(self) -> list[int]:
+        """The steps of its runs."""
+        return [len(run.drift) for run in self.runs.values()]
 
 
 @dataclass(frozen=True)
@@ -180,17 +185,31 @@ def _read(path: Path) -> tuple[About, list[Image], int]:
         if told["format"] != FORMAT:
             raise ValueError(f"format {told['format']}")
         about = About(told["model"], told["sha256"], tuple(told["counts"]), told.get("finish", 0))
-        return about, [_image(json.loads(line)) for line in lines], length
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} holds no whole runs ({error!r}): name another file, or delete it") from error
+    images: list[Image] = []
+    for place, line in enumerate(lines, start=2):
+        try:
+            image = _image(json.loads(line), about)
+            if images and image.lengths != images[0].lengths:
+                raise ValueError("other steps than the images before")
+        except (ValueError, KeyError, TypeError) as error:
+            reason = f"line {place} of {path} is damaged ({error!r}): delete that line, and it is rendered anew"
+            raise InputError(reason) from error
+        images.append(image)
+    return about, images, length
 
 
-def _image(told: Mapping[str, Any]) -> Image:
+def _image(told: Mapping[str, Any], about: About) -> Image:
     runs = {}
-    for count, run in told["runs"].items():
+    for count in about.counts:
+        run = told["runs"][str(count)]
         inner = [np.inf if each is None else each for each in run["drift"]]
         drift = np.array([np.inf, *inner, -np.inf] if len(run["ssim"]) > 1 else [-np.inf])
-        runs[int(count)] = Run(drift, {name: np.array(run[name], dtype=float) for name in METRICS})
+        metrics = {name: np.array(run[name], dtype=float) for name in METRICS}
+        if any(values.shape != drift.shape for values in metrics.values()):
+            raise ValueError(f"the run of {count} steps is not whole")
+        runs[count] = Run(drift, metrics)
     return Image(told["prompt"], told["seed"], runs)
 
 

@@ -165,6 +165,10 @@ class Steering:
     def _all_done(self) -> torch.Tensor:
         return torch.stack([self._done[place] for place in range(self.count)])
 
+    def overflowed(self) -> list[bool]:
+        """Whether what each image ended as holds something that is no number."""
+        return [place in self._done and not self._done[place].isfinite().all() for place in range(self.count)]
+
     def step_ended(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         """diffusers' `callback_on_step_end`."""
         others = {name: value for name, value in tensors.items() if name != "latents" and value is not None}

@@ -62,6 +62,8 @@ def train(
     """
     if metric not in METRICS:
         raise InputError(f"there is no metric {metric!r}: give {' or '.join(METRICS)}")
+    if not at_least <= METRICS[metric]:
+        raise InputError(f"no image has {metric} ≥ {at_least:g}: {METRICS[metric]:g} is that of equal ones")
     prompts = list({predictor.prompt_hash(prompt): prompt for prompt in prompts}.values())
     if len(prompts) < FEWEST_PROMPTS:
         raise InputError(f"{len(prompts)} prompts are too few to learn from: give at least {FEWEST_PROMPTS} others")

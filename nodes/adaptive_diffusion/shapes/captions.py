@@ -40,6 +40,7 @@ _REWORDED = 0.15
 """How often `Caption.text` says a word in another way when it may."""
 _PLURALS = {"cross": "crosses"}
 _SHARES: dict[Part, int] = {"train": 70, "predictor": 10, "contract": 10, "test": 10}  # per cent
+_SHOWN = 200  # characters of what is outside the world
 
 
 class OutsideWorld(ValueError):
@@ -207,9 +208,9 @@ def _group(text: str) -> Group:
     found = _GROUP.fullmatch(text)
     if found is None:
         unknown = sorted({word for word in re.findall(r"[\w-]+", text) if word not in _WORDS})
-        what = (
-            f"the model does not know {', '.join(map(repr, unknown))}" if unknown else f"{text!r} is no group of shapes"
-        )
+        named = ", ".join(map(repr, unknown)) if unknown else repr(text)
+        named = named if len(named) <= _SHOWN else f"{named[:_SHOWN]}…"
+        what = f"the model does not know {named}" if unknown else f"{named} is no group of shapes"
         raise OutsideWorld(
             f"{what}: it draws one to four of {', '.join(SHAPES)}, in {', '.join(COLOURS)}, small or large, at a "
             f'place, such as "two red circles above a blue square"'

@@ -325,6 +325,13 @@ def test_what_a_pipeline_cannot_draw_is_an_error_of_that_image_alone(families, n
     assert isinstance(good, Drawn)
 
 
+def test_an_image_of_no_numbers_is_an_error(families):
+    bad, good = draw(families("stable_diffusion"), [order(guidance=1e38), order()], output_type="latent")
+    assert isinstance(bad, NodeFailed)
+    assert "numbers overflowed: give less `guidance`" in str(bad)
+    assert isinstance(good, Drawn)
+
+
 def test_a_pipeline_that_reads_no_text_is_told_apart():
     class Unconditional:
         def __call__(self, batch_size=1):

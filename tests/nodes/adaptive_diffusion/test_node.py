@@ -185,9 +185,37 @@ def test_an_image_in_the_request_is_redrawn(graph, tmp_path):
         assert np.abs(found - pixels(one)).max() <= 1
     with pytest.raises(InputError, match="0 images to begin with, and one is needed: send a content block"):
         flow.invoke("a red cat")
-    for given, words in (("data:x", "as a data URL it reads"), ("none.png", "none.png"), (b"x", "cannot be read")):
+    for given, words in (("data:x", "as a data URL it reads"), ("none.png", "none.png"), (b"x", "in no known format")):
         with pytest.raises(InputError, match=words):
             named.invoke({"input": "a red cat", "photo": given})
+
+
+@pytest.mark.parametrize("path", ["a\0b.png", "~nobody-of-this-name/one.png", ".", ""])
+def test_a_path_that_is_none_is_said(graph, path):
+    flow = graph(
+        "strength: 0.5\n    image: ${input.photo}", text=GRAPH.replace("params:", "inputs: {photo: image}\nparams:")
+    )
+    with pytest.raises(InputError, match="the image cannot be read"):
+        flow.invoke({"input": "a red cat", "photo": path})
+
+
+def test_what_is_not_drawn_is_none_of_the_budgets_stream(graph):
+    sized = GRAPH.replace("params:", "inputs: {side: integer}\nparams:")
+    photo = GRAPH.replace("params:", "inputs: {photo: image}\nparams:")
+    for budget in ("{steps: 2}", "{seconds: 1e-6}"):
+        flow = graph(f"size: ${{input.side}}\n    budget: {budget}", text=sized)
+        account = flow.resources.node("draw")._account
+        for _ in range(3):
+            with pytest.raises(InputError, match="multiples of 2"):
+                flow.invoke({"input": "a", "side": 15})
+        assert account.saved == pytest.approx(0)
+        flow = graph(f"strength: 1\n    image: ${{input.photo}}\n    budget: {budget}\n    {CALM}", text=photo)
+        flow.invoke({"input": "a", "photo": png(1)})
+        account = flow.resources.node("draw")._account
+        before = account.saved
+        with pytest.raises(InputError, match="cannot be read"):
+            flow.invoke({"input": "a", "photo": b"x"})
+        assert account.saved == before
 
 
 def test_threads_do_not_meet(graph):
@@ -295,6 +323,7 @@ def test_what_is_planned_for_more_images_never_falls():
             "predict: {artefact: ./steps}",
             "`predict` needs a `quantile`, one of 0.5, 0.9; only a calibrated `quality` sets it itself",
         ),
+        (f"predict: {{artefact: ./steps}}\n    {PROMISE.replace('0.9,', '1.5,')}", "no image has ssim ≥ 1.5: 1 is"),
         ("predict: {artefact: ./steps, quantile: 0.7}", "the quantiles 0.5, 0.9, not 0.7"),
     ],
 )

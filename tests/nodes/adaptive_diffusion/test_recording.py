@@ -140,6 +140,26 @@ def test_another_models_runs_are_not_taken_up(record, captions, tmp_path):
         record(prompts, tmp_path / "new.jsonl", counts=(9, 4))
 
 
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda runs: runs.pop("4"), "KeyError"),
+        (lambda runs: runs["4"]["ssim"].pop(), "the run of 4 steps is not whole"),
+        (lambda runs: runs.update({"4": [3]}), "TypeError"),
+        (lambda runs: runs.update({"4": runs["9"]}), "other steps than the images before"),
+    ],
+)
+def test_a_damaged_line_is_named(record, captions, tmp_path, damage, words):
+    record([captions[0].text()])
+    path = tmp_path / "runs.jsonl"
+    *others, last = path.read_text().splitlines()
+    told = json.loads(last)
+    damage(told["runs"])
+    path.write_text("\n".join([*others, json.dumps(told)]) + "\n")
+    with pytest.raises(InputError, match=f"line 3 of .* is damaged .*{words}.*: delete that line"):
+        record([captions[0].text()])
+
+
 def test_the_label_is_the_count_from_which_on_all_larger_ones_keep_the_metric():
     about = recordings.About("m", "", (2, 4, 8))
     ends = {"steady": (0.1, 0.95, 1), "once": (0.95, 0.2, 1), "always": (0.9, 0.9, 1), "never": (0.1, 0.2, 1)}

@@ -63,6 +63,13 @@ def test_a_prompt_outside_the_world_is_told_what_there_is(prompt: str, told: str
     assert told in str(raised.value)
 
 
+def test_a_long_prompt_is_not_repeated_whole() -> None:
+    for prompt in ("red circle " * 2_500, " ".join(f"cat{number}" for number in range(5_000))):
+        with pytest.raises(OutsideWorld) as raised:
+            parse(prompt)
+        assert len(str(raised.value)) < 500
+
+
 def test_a_caption_is_in_one_part_and_every_part_has_some() -> None:
     parts = Counter(caption.part for caption in set(DRAWN))
     assert parts.keys() == {"train", "predictor", "contract", "test"}

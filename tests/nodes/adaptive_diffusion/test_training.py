@@ -103,6 +103,9 @@ def test_what_cannot_be_learnt_from_is_refused_in_words(tmp_path):
         train(SETTINGS, ["a dot", "A  DOT", "two dots"], tmp_path, counts=COUNTS)
     with pytest.raises(InputError, match="no metric 'beauty'"):
         train(SETTINGS, prompts(), tmp_path, metric="beauty", counts=COUNTS)
+    for at_least in (1.5, float("nan")):
+        with pytest.raises(InputError, match=r"no image has ssim ≥ .*: 1 is that of equal ones"):
+            train(SETTINGS, prompts(), tmp_path, at_least=at_least, counts=COUNTS)
     recorded(tmp_path / "runs.jsonl")
     with pytest.raises(InputError, match=r"every image needs 5 of 40 steps for ssim ≥ 0\.1"):
         train(SETTINGS, prompts(), tmp_path, at_least=0.1, counts=COUNTS)

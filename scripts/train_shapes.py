@@ -42,7 +42,7 @@ NOISE = (0.3, 1.1)
 LEAST_DIVISOR = 0.05
 WARM_UP, DECAY = 200, 0.5
 EMA = 0.999
-SHIFT = 1.0
+SHIFT = 2.0
 """Of the pipeline's schedule: above 1, steps lie closer where a picture is noisy. `shapes_card.py` measures which."""
 
 
@@ -121,7 +121,11 @@ def begun(pipeline: Path | None) -> ShapesTransformer:
     """The model of a pipeline in this folder; one with fresh weights, if there is none."""
     if pipeline is None:
         return ShapesTransformer()
-    return ShapesTransformer.from_pretrained(pipeline / "transformer", torch_dtype=torch.float32)
+    held: ShapesTransformer = ShapesTransformer.from_pretrained(pipeline / "transformer", torch_dtype=torch.float32)
+    told = {name: value for name, value in held.config.items() if not name.startswith("_")}
+    model: ShapesTransformer = ShapesTransformer(**told)
+    model.load_state_dict(held.state_dict())  # a model anew: the other's configuration names the folder it is from
+    return model
 
 
 def described(pipeline: Path) -> str:

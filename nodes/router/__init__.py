@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AllowInfNan, Field
 
 from dynflow.errors import NodeFailed
 from dynflow.language.references import Reference
@@ -21,6 +21,9 @@ from dynflow.nodes.router.rules import Choice, Route
 if TYPE_CHECKING:
     from dynflow.nodes.router.auto import AutoRouter
     from dynflow.request import Request
+
+Measured = Annotated[float, AllowInfNan(True)]
+"""What a signal tells of a request. It may be no number, as `score` and `confidence` may: the rules judge that."""
 
 
 class Router(Node):
@@ -39,7 +42,9 @@ class Router(Node):
         )
 
         routes: AnswerNames = Field(min_length=1, description="ids of answer nodes, cheapest first")
-        score: float | None = Field(default=None, description="a reference such as ${difficulty.score}")
+        score: float | None = Field(
+            default=None, allow_inf_nan=True, description="a reference such as ${difficulty.score}"
+        )
         bands: list[float | Reference] | None = Field(
             default=None,
             description="ascending bounds, one fewer than routes: a score at or above bound i takes route i+1",
@@ -60,7 +65,7 @@ class Router(Node):
             default=None,
             description="`cheapest` route with a predicted quality from `floor`, or `best` one for up to `max_usd`",
         )
-        quality: Annotated[dict[str, float | Reference | None], Takes(("record",))] | None = Field(
+        quality: Annotated[dict[str, Measured | Reference | None], Takes(("record",))] | None = Field(
             default=None,
             description="predicted quality by route, 0…1: a reference such as ${difficulty.quality}, or a mapping",
         )
@@ -76,7 +81,9 @@ class Router(Node):
         unsure: list[float | Reference] | None = Field(
             default=None, description="two bounds: a score from the first to below the second goes to `abstain`"
         )
-        confidence: float | None = Field(default=None, description="a reference such as ${difficulty.confidence}")
+        confidence: float | None = Field(
+            default=None, allow_inf_nan=True, description="a reference such as ${difficulty.confidence}"
+        )
         sure_from: float | None = Field(default=None, description="a lower `confidence` goes to `abstain`")
         sticky: float | None = Field(
             default=None,
